@@ -1,0 +1,85 @@
+"""Write the tables in docs/ that say what the code says: metrics, settings, capabilities (`make docs`).
+
+A page holds a table between `<!-- NAME -->` and `<!-- /NAME -->`. With `--check` nothing is written: exit
+status 1 says that a page is behind the code.
+"""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from service.capabilities import TABLE, Support
+from service.gateway.metrics import Metrics
+from service.gateway.settings import PREFIX, Settings
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+
+
+def metrics() -> str:
+    """Every time series of the gateway."""
+    rows = []
+    for collector in vars(Metrics()).values():
+        if not hasattr(collector, "_labelnames"):
+            continue
+        kind, labels = collector._type, collector._labelnames
+        name = collector._name + ("_total" if kind == "counter" else "")
+        rows.append((f"`{name}`", kind, ", ".join(f"`{label}`" for label in labels) or "-", collector._documentation))
+    return table(("name", "type", "labels", "meaning"), rows)
+
+
+def settings() -> str:
+    """Every environment variable of the gateway."""
+    rows = [
+        (f"`{PREFIX}{name.upper()}`", f"`{_plain(field.default)}`", " ".join((field.description or "").split()))
+        for name, field in Settings.model_fields.items()
+    ]
+    return table(("variable", "default", "meaning"), rows)
+
+
+def _plain(value: Any) -> str:  # noqa: ANN401 - a field's default
+    return str(value) if not isinstance(value, bool) else str(value).lower()
+
+
+def capabilities() -> str:
+    """What is refused or relaxed, when, and where that was read or measured."""
+    words = {Support.REFUSED: "refused", Support.RELAXED: "relaxed", Support.SUPPORTED: "supported"}
+    rows = [(f"`{rule.feature.value}`", words[rule.support], rule.sentence or "-", rule.source) for rule in TABLE]
+    return table(("feature", "", "what the caller is told", "source"), rows)
+
+
+PAGES = {
+    "metrics.md": {"metrics": metrics},
+    "settings.md": {"settings": settings},
+    "speculation.md": {"capabilities": capabilities},
+}
+
+
+def main() -> int:
+    """Write the pages, or check them."""
+    behind = []
+    for page, parts in PAGES.items():
+        path = DOCS / page
+        text = path.read_text()
+        for name, make in parts.items():
+            fresh = f"<!-- {name} -->\n{make()}\n<!-- /{name} -->"
+            new = re.sub(rf"<!-- {name} -->.*<!-- /{name} -->", lambda _, fresh=fresh: fresh, text, flags=re.DOTALL)
+            if new != text:
+                behind.append(page)
+            text = new
+        if "--check" not in sys.argv:
+            path.write_text(text)
+    if behind and "--check" in sys.argv:
+        print(f"docs: behind the code: {', '.join(behind)}; run `make docs`", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

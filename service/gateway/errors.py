@@ -1,0 +1,232 @@
+# ruff: noqa: N818 - the names are those of docs: InvalidRequest, Overloaded, ...
+"""Every error a client can see, and the one place where foreign errors become ours.
+
+Owns the exception tree (an error knows its status, type and code), OpenAI's error body, and the tables that map httpx
+and SGLang errors. Refuses to own what to do about an error: no logging, no retries.
+"""
+
+import re
+from typing import ClassVar, NamedTuple
+
+import httpx
+import orjson
+
+
+class GatewayError(Exception):
+    """The root: carries what OpenAI's error body and the response's status line need."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: str = "internal_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
+        allow: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or type(self).code
+        self.retry_after_s = retry_after_s
+        self.allow = allow
+
+    @property
+    def body(self) -> bytes:
+        """OpenAI's `{"error": {message, type, param, code}}`."""
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return orjson.dumps({"error": error})
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers the status calls for."""
+        headers = {}
+        if self.retry_after_s is not None:
+            headers["retry-after"] = str(self.retry_after_s)
+        if self.allow is not None:
+            headers["allow"] = self.allow
+        return headers
+
+
+class InternalError(GatewayError):
+    """A bug of ours: the details are in the log, never in the body."""
+
+
+class InvalidRequest(GatewayError):
+    """The request cannot be served as it stands."""
+
+    status, type, code = 400, "invalid_request_error", "invalid_request"
+
+
+class NotFound(InvalidRequest):
+    """No such route."""
+
+    status, code = 404, "not_found"
+
+
+class ModelNotFound(NotFound):
+    """No such model."""
+
+    code = "model_not_found"
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The route exists, the method does not."""
+
+    status, code = 405, "method_not_allowed"
+
+
+class BodyTimeout(InvalidRequest):
+    """The request's body did not arrive in time."""
+
+    status, code = 408, "body_timeout"
+
+
+class PayloadTooLarge(InvalidRequest):
+    """The request's body is over the limit."""
+
+    status, code = 413, "payload_too_large"
+
+
+class UnsupportedMediaType(InvalidRequest):
+    """The body is not declared as JSON."""
+
+    status, code = 415, "unsupported_media_type"
+
+
+class Overloaded(GatewayError):
+    """The queue is full: come back later."""
+
+    status, type, code = 429, "rate_limit_error", "queue_full"
+
+
+class ClientGone(GatewayError):
+    """The client left, or reads too slowly. Never seen by it: 499 is for the log and the metrics (nginx's number)."""
+
+    status, code = 499, "client_closed_request"
+
+
+class UpstreamProtocolError(GatewayError):
+    """The runtime broke the connection, or spoke something that is not its protocol."""
+
+    status, code = 502, "upstream_protocol_error"
+
+
+class UpstreamFailed(GatewayError):
+    """The runtime answered that it failed on this request."""
+
+    status, code = 502, "upstream_failed"
+
+
+class UpstreamUnavailable(GatewayError):
+    """The runtime cannot be reached, or is not ready."""
+
+    status, code = 503, "upstream_unavailable"
+
+
+class ShuttingDown(GatewayError):
+    """The gateway's drain time is over."""
+
+    status, code = 503, "shutting_down"
+
+
+class UpstreamTimeout(GatewayError):
+    """The runtime was silent for too long."""
+
+    status, code = 504, "upstream_timeout"
+
+
+RETRY_AFTER_S = 1
+UNAVAILABLE_RETRY_AFTER_S = 5
+
+
+def unavailable(message: str) -> UpstreamUnavailable:
+    """The 503 of a runtime that cannot take requests now."""
+    return UpstreamUnavailable(message, retry_after_s=UNAVAILABLE_RETRY_AFTER_S)
+
+
+def from_httpx(error: httpx.HTTPError) -> GatewayError:
+    """Map what the HTTP client raises. The first matching row of `_HTTPX` decides."""
+    for kinds, make in _HTTPX:
+        if isinstance(error, kinds):
+            return make()
+    return UpstreamProtocolError("The runtime's answer could not be read.")
+
+
+_HTTPX = (
+    (
+        (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout),
+        lambda: unavailable("The runtime cannot be reached."),
+    ),
+    ((httpx.TimeoutException,), lambda: UpstreamTimeout("The runtime did not take the request in time.")),
+    (
+        (httpx.NetworkError, httpx.RemoteProtocolError),
+        lambda: UpstreamProtocolError("The runtime closed the connection before its answer was complete."),
+    ),
+)
+
+
+class _SGLangRow(NamedTuple):
+    status: int
+    pattern: re.Pattern[str]
+    error: type[GatewayError]
+    code: str | None = None
+    param: str | None = None
+
+
+def _row(
+    status: int, pattern: str, error: type[GatewayError], code: str | None = None, param: str | None = None
+) -> _SGLangRow:
+    return _SGLangRow(status, re.compile(pattern), error, code, param)
+
+
+# SGLang 0.5.23: managers/scheduler.py, managers/tokenizer_manager.py, constrained/*_backend.py. First match decides.
+_SGLANG = (
+    _row(400, "context length", InvalidRequest, "context_length_exceeded", "messages"),
+    _row(400, "Failed to compile json grammar", InvalidRequest, "invalid_grammar", "response_format"),
+    _row(400, "Failed to compile regex grammar", InvalidRequest, "invalid_grammar", "regex"),
+    _row(400, "Failed to compile ebnf grammar", InvalidRequest, "invalid_grammar", "ebnf"),
+    _row(400, "logit_bias", InvalidRequest, None, "logit_bias"),
+    _row(400, "^Tool ", InvalidRequest, None, "tools"),
+    _row(400, "", InvalidRequest),
+    _row(413, "", InvalidRequest),
+    _row(422, "", InvalidRequest),
+    _row(429, "", Overloaded),
+    _row(503, "queue is full|higher priority", Overloaded),
+    _row(503, "", UpstreamUnavailable),
+    _row(504, "", UpstreamTimeout),
+)
+_SOURCE_LOCATION = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
+_RETRY_AFTER = {Overloaded: RETRY_AFTER_S, UpstreamUnavailable: UNAVAILABLE_RETRY_AFTER_S}
+_MESSAGE_CHARS = 500
+
+
+def from_sglang(status: int, message: str, *, prompt_param: str) -> GatewayError:
+    """Map an error SGLang answered with, by status and message; `prompt_param` is the request's prompt field."""
+    for row in _SGLANG:
+        if row.status == status and row.pattern.search(message):
+            param = prompt_param if row.param == "messages" else row.param
+            retry_after_s = _RETRY_AFTER.get(row.error)
+            return row.error(_first_line(message), param=param, code=row.code, retry_after_s=retry_after_s)
+    return UpstreamFailed(f"The runtime failed on this request (status {status}).")
+
+
+def _first_line(message: str) -> str:
+    """SGLang's own words, without source locations and the dumps that follow the first line."""
+    line = message.strip().partition("\n")[0]
+    return _SOURCE_LOCATION.sub("", line)[:_MESSAGE_CHARS] or "The runtime refused the request."
+
+
+def sglang_message(body: bytes) -> str:
+    """The message of SGLang's `{"object": "error", "message": ...}` or `{"error": {"message": ...}}`, else ""."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return ""
+    error = document.get("error", document) if isinstance(document, dict) else {}
+    message = error.get("message") if isinstance(error, dict) else None
+    return message if isinstance(message, str) else ""

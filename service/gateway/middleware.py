@@ -1,0 +1,166 @@
+"""What holds for every request, as pure ASGI: an id, a bounded body, one log line, its place in the metrics.
+
+Owns these and nothing of a route's. Refuses to log headers, queries and bodies.
+"""
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.gateway import log
+from service.gateway.errors import BodyTimeout, InternalError, PayloadTooLarge
+from service.gateway.metrics import Metrics
+from service.gateway.record import Outcome, RequestRecord
+
+REQUEST_ID = "x-request-id"
+LINGER_BODIES = 16
+"""A body over the limit is read and dropped up to this many limits, so that its sender gets to read the 413."""
+
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_QUIET_ROUTES = frozenset({"/healthz", "/readyz", "/metrics"})
+
+_access = logging.getLogger(log.ACCESS)
+_log = logging.getLogger("aerie.gateway")
+
+
+class Observe:
+    """Outermost: gives a request its id and record, turns a bug into a 500, logs and counts the end."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; other scopes pass."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        record = RequestRecord(_request_id(Headers(scope=scope)), scope["method"], scope["path"])
+        scope.setdefault("state", {})["record"] = record
+        token = log.request_id.set(record.request_id)
+        try:
+            await self._serve(scope, receive, _Sender(record, send))
+        finally:
+            self._finish(record, scope)
+            log.request_id.reset(token)
+
+    async def _serve(self, scope: Scope, receive: Receive, sender: "_Sender") -> None:
+        try:
+            await self._app(scope, receive, sender)
+        except Exception:  # noqa: BLE001 - the outermost loop: a bug costs one request, not the server
+            _log.exception("unexpected error")
+            sender.record.failure = error = InternalError("The gateway failed on this request.")
+            if not sender.record.status:
+                headers = [(b"content-type", b"application/json")]
+                await sender({"type": "http.response.start", "status": error.status, "headers": headers})
+                await sender({"type": "http.response.body", "body": error.body})
+
+    def _finish(self, record: RequestRecord, scope: Scope) -> None:
+        record.ended_s = time.perf_counter()
+        record.status = record.status or 499
+        record.route = getattr(scope.get("route"), "path", record.route)
+        self._metrics.observe(record)
+        _access.log(_level(record), "request", extra={"fields": _fields(record)})
+
+
+class _Sender:
+    """Notes the status and puts the request's id on the answer."""
+
+    def __init__(self, record: RequestRecord, send: Send) -> None:
+        self.record = record
+        self._send = send
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.record.status = message["status"]
+            MutableHeaders(scope=message)[REQUEST_ID] = self.record.request_id
+        await self._send(message)
+
+
+def _request_id(headers: Headers) -> str:
+    """The client's, if it is short and plain, else a new one."""
+    given = headers.get(REQUEST_ID, "")
+    return given if _SANE_REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+
+
+def _level(record: RequestRecord) -> int:
+    if record.route in _QUIET_ROUTES:
+        return logging.DEBUG
+    return logging.WARNING if record.outcome is Outcome.ERROR else logging.INFO
+
+
+def _fields(record: RequestRecord) -> dict[str, object]:
+    ttft_s = record.time_to_first_token_s
+    tau = record.speculation.acceptance_length if record.speculation else None
+    return {
+        "request_id": record.request_id,
+        "method": record.method,
+        "path": record.path,
+        "status": record.status,
+        "outcome": record.outcome.value,
+        "code": record.failure and record.failure.code,
+        "model": record.model,
+        "stream": record.stream,
+        "ttft_ms": None if ttft_s is None else round(ttft_s * 1000, 2),
+        "duration_ms": round(record.duration_s * 1000, 2),
+        "prompt_tokens": record.usage and record.usage.prompt_tokens,
+        "completion_tokens": record.usage and record.usage.completion_tokens,
+        "acceptance_length": None if tau is None else round(tau, 3),
+    }
+
+
+class BoundedBody:
+    """A body over the limit, or too slow, raises where it is read; it never piles up in memory."""
+
+    def __init__(self, app: ASGIApp, limit_bytes: int, timeout_s: float) -> None:
+        self._app = app
+        self._limit_bytes = limit_bytes
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request with a guarded `receive`; other scopes pass."""
+        if scope["type"] == "http":
+            receive = _BodyReader(receive, Headers(scope=scope), self._limit_bytes, self._timeout_s)
+        await self._app(scope, receive, send)
+
+
+class _BodyReader:
+    def __init__(self, receive: Receive, headers: Headers, limit_bytes: int, timeout_s: float) -> None:
+        self._receive = receive
+        self._limit_bytes = limit_bytes
+        self._timeout_s = timeout_s
+        declared = headers.get("content-length", "")
+        self._declared_bytes = int(declared) if declared.isdecimal() else 0
+        self._seen_bytes = 0
+        self._deadline_s: float | None = None
+        self._whole = False
+
+    async def __call__(self) -> Message:
+        if self._whole:
+            return await self._receive()  # waits for the client to leave
+        message = await self._next()
+        if max(self._declared_bytes, self._seen_bytes) > self._limit_bytes:
+            await self._drop_rest()
+            raise PayloadTooLarge(f"The body is larger than {self._limit_bytes} bytes.")
+        return message
+
+    async def _next(self) -> Message:
+        loop = asyncio.get_running_loop()
+        self._deadline_s = self._deadline_s or loop.time() + self._timeout_s
+        try:
+            async with asyncio.timeout_at(self._deadline_s):
+                message = await self._receive()
+        except TimeoutError:
+            raise BodyTimeout(f"The body did not arrive within {self._timeout_s:g} s.") from None
+        self._seen_bytes += len(message.get("body", b""))
+        self._whole = not message.get("more_body", False)
+        return message
+
+    async def _drop_rest(self) -> None:
+        while not self._whole and self._seen_bytes < LINGER_BODIES * self._limit_bytes:
+            await self._next()

@@ -1,0 +1,333 @@
+"""OpenAI's words, and the extensions of SGLang that this gateway passes on: what a request may look like.
+
+Owns the strict request models and which capabilities a request asks for. Refuses to own parsing (parse.py) and
+defaults: what a client leaves out stays out, and the parsed document, not the model, goes upstream.
+
+Decisions per field: a field nobody reads would change what the client meant, so unknown fields are refused. Accepted
+and ignored because they change no answer: user, safety_identifier, prompt_cache_key, metadata, a message's name;
+store and service_tier only in the values that ask for nothing.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from service.capabilities import Feature
+from service.gateway.patterns import check_stop_regex
+
+MAX_STOPS = 32
+"""SGLang's bound (sampling_params.py); OpenAI's is 4. Refusing what the runtime does well would help nobody."""
+
+IGNORED = frozenset({"user", "safety_identifier", "prompt_cache_key", "metadata", "store", "service_tier"})
+"""Accepted, not sent upstream."""
+
+
+MAX_KEYS = 1024
+"""Of any JSON object that is checked key by key: pydantic would report a million unknown fields one by one."""
+
+
+def _bounded(value: Any) -> Any:  # noqa: ANN401 - a validator sees any JSON value
+    if isinstance(value, dict) and len(value) > MAX_KEYS:
+        raise ValueError(f"more than {MAX_KEYS} keys")
+    return value
+
+
+class Strict(BaseModel):
+    """No unknown field, no coercion, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    _is_bounded = model_validator(mode="before")(_bounded)
+
+
+Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+LogitBias = Annotated[dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_bounded)]
+StopRegex = Annotated[str, Field(min_length=1, max_length=256), BeforeValidator(check_stop_regex)]
+
+
+class TextPart(Strict):
+    """The only content part of a text model."""
+
+    type: Literal["text"]
+    text: str
+
+
+Content = str | Annotated[list[TextPart], Field(min_length=1, max_length=1024, fail_fast=True)]
+
+
+class FunctionCall(Strict):
+    """What the model called."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(Strict):
+    """A call in an assistant message of the history."""
+
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+    index: int | None = None
+
+
+class InstructionMessage(Strict):
+    """From the application."""
+
+    role: Literal["system", "developer"]
+    content: Content
+    name: str | None = None
+
+
+class UserMessage(Strict):
+    """From the user."""
+
+    role: Literal["user"]
+    content: Content
+    name: str | None = None
+
+
+class AssistantMessage(Strict):
+    """From the model. Fields that hold null in every answer are accepted as null, so answers can be sent back."""
+
+    role: Literal["assistant"]
+    content: Content | None = None
+    name: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.content is None and not self.tool_calls:
+            raise ValueError("an assistant message needs content or tool_calls")
+        return self
+
+
+class ToolMessage(Strict):
+    """What a tool returned."""
+
+    role: Literal["tool"]
+    content: Content
+    tool_call_id: str
+    name: str | None = None
+
+
+Message = Annotated[InstructionMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
+
+
+class StreamOptions(Strict):
+    """What else a stream carries."""
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    include_obfuscation: Literal[False] | None = None
+
+
+class JsonSchema(Strict):
+    """A schema the answer must follow."""
+
+    name: Name
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class TextFormat(Strict):
+    """No constraint."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Strict):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(Strict):
+    """A JSON document of a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+
+class Function(Strict):
+    """A function the model may call."""
+
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Strict):
+    """A tool: functions only."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(Strict):
+    """Which function."""
+
+    name: Name
+
+
+class ToolChoice(Strict):
+    """One tool, by name."""
+
+    type: Literal["function"]
+    function: FunctionName
+
+
+class ChatTemplateKwargs(Strict):
+    """Switches of reasoning templates. Anything else could replace the template itself, so nothing else is taken."""
+
+    enable_thinking: bool | None = None
+    thinking: bool | None = None
+
+
+class Generation(Strict):
+    """What chat completions and completions share."""
+
+    model: Text
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=MAX_STOPS)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: LogitBias | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    response_format: ResponseFormat | None = None
+
+    # accepted and ignored
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    metadata: Annotated[dict[str, str], BeforeValidator(_bounded)] | None = None
+    store: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+
+    # SGLang's extensions. top_k: a larger one overflows int32 and ends the scheduler.
+    top_k: Literal[-1] | Annotated[int, Field(ge=1, le=2**30)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    ignore_eos: bool | None = None
+    stop_token_ids: (
+        Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=1024, fail_fast=True)] | None
+    ) = None
+    stop_regex: StopRegex | Annotated[list[StopRegex], Field(max_length=MAX_STOPS)] | None = None
+    no_stop_trim: bool | None = None
+    skip_special_tokens: bool | None = None
+    regex: Text | None = None
+    ebnf: Text | None = None
+    return_spec_tokens_details: bool | None = None
+
+    @property
+    def token_limit(self) -> tuple[str, int] | None:
+        """The field that bounds the answer and its value."""
+        return None if self.max_tokens is None else ("max_tokens", self.max_tokens)
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether the client asked for the usage event of a stream."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options: only allowed when stream is true")
+        if self.min_tokens and self.token_limit and self.min_tokens > self.token_limit[1]:
+            raise ValueError(f"min_tokens: must not exceed {self.token_limit[0]}")
+        json_format = None if isinstance(self.response_format, TextFormat) else self.response_format
+        if sum(grammar is not None for grammar in (json_format, self.regex, self.ebnf)) > 1:
+            raise ValueError("response_format: only one of response_format, regex and ebnf can constrain an answer")
+        return self
+
+    def features(self) -> Iterator[Feature]:
+        """What this request asks of the runtime beyond text in and out."""
+        asked = {
+            Feature.MIN_P: self.min_p,
+            Feature.SEED: self.seed is not None,
+            Feature.SEED_WITH_N: self.seed is not None and (self.n or 1) > 1,
+            Feature.STOP_REGEX: self.stop_regex,
+            Feature.MIN_TOKENS_WITH_STOP_TOKEN_IDS: self.min_tokens and self.stop_token_ids,
+        }
+        return (feature for feature, value in asked.items() if value)
+
+
+class ChatCompletionRequest(Generation):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=16_384, fail_fast=True)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: Annotated[list[Tool], Field(min_length=1, max_length=128, fail_fast=True)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    chat_template_kwargs: ChatTemplateKwargs | None = None
+    continue_final_message: bool | None = None
+    separate_reasoning: bool | None = None
+    stream_reasoning: bool | None = None
+
+    @property
+    def token_limit(self) -> tuple[str, int] | None:
+        """max_completion_tokens, else its older name."""
+        if self.max_completion_tokens is not None:
+            return "max_completion_tokens", self.max_completion_tokens
+        return super().token_limit
+
+    @model_validator(mode="after")
+    def _is_a_consistent_chat(self) -> Self:
+        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
+            raise ValueError("max_completion_tokens: differs from max_tokens, its older name; send one of them")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs: needs logprobs to be true")
+        self._check_tools()
+        return self
+
+    def _check_tools(self) -> None:
+        names = [tool.function.name for tool in self.tools or ()]
+        if len(set(names)) != len(names):
+            raise ValueError("tools: two tools have the same name")
+        if not names and self.tool_choice not in (None, "none"):
+            raise ValueError("tool_choice: needs tools")
+        if isinstance(self.tool_choice, ToolChoice) and self.tool_choice.function.name not in names:
+            raise ValueError("tool_choice: names a function that is not among tools")
+
+    def features(self) -> Iterator[Feature]:
+        """Those of any generation, and tools and reasoning."""
+        yield from super().features()
+        if self.tools:
+            yield Feature.TOOLS
+        if self.reasoning_effort is not None:
+            yield Feature.REASONING_EFFORT
+
+
+class CompletionRequest(Generation):
+    """POST /v1/completions."""
+
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=128)]
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+    def features(self) -> Iterator[Feature]:
+        """Those of any generation, and echo."""
+        yield from super().features()
+        if self.echo and self.logprobs is not None:
+            yield Feature.ECHO_WITH_LOGPROBS

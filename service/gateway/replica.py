@@ -1,0 +1,91 @@
+"""One runtime as the gateway sees it over time: its client, its last description, whether it takes requests.
+
+Owns the probe loop. Refuses to own choosing between runtimes: with several, a pool holds several of these.
+"""
+
+import asyncio
+import logging
+import random
+
+from service.capabilities import TESTED_VERSION
+from service.gateway.errors import GatewayError, UpstreamTimeout, unavailable
+from service.gateway.metrics import Metrics
+from service.gateway.settings import Settings
+from service.gateway.sglang import RuntimeInfo, SGLang
+
+TIMEOUTS_BEFORE_DOWN = 3
+"""A runtime busy with a long prefill answers late; refused connections and 503 count at once."""
+
+_log = logging.getLogger("aerie.replica")
+
+
+class Replica:
+    """A runtime, ready or not and why."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.client = SGLang(settings)
+        self._interval_s = settings.probe_interval_s
+        self._jitter = random.Random()  # noqa: S311 - spreads the probes of several gateways, no secret
+        self._metrics = metrics
+        self._info: RuntimeInfo | None = None
+        self._reason: str | None = "The runtime has not been probed yet."
+        self._timeouts = 0
+
+    @property
+    def reason(self) -> str | None:
+        """Why it takes no requests; None when it does."""
+        return self._reason
+
+    def info(self) -> RuntimeInfo:
+        """The runtime's description.
+
+        Raises:
+            UpstreamUnavailable: it takes no requests now.
+        """
+        if self._reason is not None or self._info is None:
+            raise unavailable(self._reason or "The runtime has not described itself yet.")
+        return self._info
+
+    async def watch(self) -> None:
+        """Probe for ever."""
+        while True:
+            try:
+                await self.probe()
+            except Exception:  # noqa: BLE001 - the outermost loop of this task: its end would freeze readiness
+                _log.exception("unexpected error in a probe")
+                self._down("The last probe failed unexpectedly.")
+            await asyncio.sleep(self._interval_s * self._jitter.uniform(0.9, 1.1))
+
+    async def probe(self) -> None:
+        """One probe; a runtime that comes back is described anew before it is trusted."""
+        try:
+            await self.client.ready()
+            if self._reason is not None or self._info is None:
+                self._describe(await self.client.describe())
+        except UpstreamTimeout as error:
+            self._timeouts += 1
+            if self._timeouts >= TIMEOUTS_BEFORE_DOWN or self._info is None:
+                self._down(error.message)
+        except GatewayError as error:
+            self._down(error.message)
+        else:
+            self._timeouts = 0
+
+    def _describe(self, info: RuntimeInfo) -> None:
+        self._info, self._reason = info, None
+        facts = info.facts
+        self._metrics.upstream_up.set(1)
+        self._metrics.upstream_info.clear()
+        self._metrics.upstream_info.labels(facts.version, facts.device, facts.algorithm, info.tree, info.models[0]).set(
+            1
+        )
+        fields = {"version": facts.version, "algorithm": facts.algorithm, "tree": info.tree, "models": info.models}
+        _log.info("runtime ready", extra={"fields": fields})
+        if facts.version != TESTED_VERSION:
+            _log.warning("the capability table was made for SGLang %s, this is %s", TESTED_VERSION, facts.version)
+
+    def _down(self, reason: str) -> None:
+        if self._reason is None:
+            _log.warning("runtime down", extra={"fields": {"reason": reason}})
+        self._reason = reason
+        self._metrics.upstream_up.set(0)

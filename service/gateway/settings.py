@@ -1,0 +1,68 @@
+"""The gateway's settings: read once from the environment, frozen, strict.
+
+Owns names, units, defaults and limits. Refuses to own anything that reads them later: whoever needs a setting gets it.
+"""
+
+import os
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "AERIE_"
+
+# Variables of Aerie's other parts, which may stand in the same environment.
+FOREIGN_VARIABLES = frozenset({"AERIE_CACHE_DIR", "AERIE_CPU_ISA", "AERIE_CPU_OPS", "AERIE_PROFILE"})
+
+
+class Settings(BaseSettings):
+    """Each field is an environment variable: `drain_timeout_s` is `AERIE_DRAIN_TIMEOUT_S`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    host: str = Field(default="127.0.0.1", min_length=1)
+    port: int = Field(default=8000, ge=0, le=65535)
+    upstream: str = "http://127.0.0.1:30000"
+    """Base URL of the SGLang runtime."""
+
+    body_limit_bytes: int = Field(default=4 * 2**20, ge=1024)
+    """4 MiB is the text of about a million tokens."""
+    body_timeout_s: float = Field(default=30, gt=0)
+    """A request's whole body must arrive within this time."""
+
+    connect_timeout_s: float = Field(default=5, gt=0)
+    response_timeout_s: float = Field(default=600, gt=0)
+    """From the request to a stream's first event, or to the whole of an answer that is not streamed."""
+    stall_timeout_s: float = Field(default=60, gt=0)
+    """Between two chunks of a stream, on either side."""
+    abort_timeout_s: float = Field(default=5, gt=0)
+
+    probe_interval_s: float = Field(default=1, gt=0)
+    probe_timeout_s: float = Field(default=3, gt=0)
+    describe_timeout_s: float = Field(default=10, gt=0)
+    """For /server_info, which waits for the scheduler."""
+
+    drain_notice_s: float = Field(default=0, ge=0)
+    """After a signal: /readyz answers 503 for this long before the listener closes, so that load balancers notice."""
+    drain_timeout_s: float = Field(default=30, ge=0)
+    """After the listener closed: running requests may finish within this time."""
+    keep_alive_timeout_s: int = Field(default=75, ge=1)
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = "json"
+
+    @field_validator("upstream")
+    @classmethod
+    def _is_http_url(cls, value: str) -> str:
+        scheme, separator, rest = value.partition("://")
+        if scheme not in {"http", "https"} or not separator or not rest.strip("/"):
+            raise ValueError(f"upstream must be an http:// or https:// URL, got {value!r}")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _knows_every_variable(self) -> Self:
+        known = {PREFIX + name.upper() for name in type(self).model_fields} | FOREIGN_VARIABLES
+        for name in os.environ:
+            if name.upper().startswith(PREFIX) and name.upper() not in known:
+                raise ValueError(f"unknown environment variable {name}; known: {', '.join(sorted(known))}")
+        return self

@@ -1,0 +1,324 @@
+"""SGLang's wire: the one file that knows it. Facts in docs/sglang.md, recorded from 0.5.23.
+
+Owns the HTTP client, what a runtime says about itself, what we add to a request, what the events of a stream mean, and
+aborting. Refuses to own a request's life (relay.py), health over time (replica.py) and clients' words (protocol.py).
+"""
+
+import asyncio
+import re
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Self
+
+import httpx
+import orjson
+
+from service.capabilities import RuntimeFacts
+from service.gateway.errors import (
+    GatewayError,
+    UpstreamProtocolError,
+    from_httpx,
+    from_sglang,
+    sglang_message,
+    unavailable,
+)
+from service.gateway.record import Speculation, Usage
+from service.gateway.settings import Settings
+
+KEEP_ALIVE_S = 2.0
+"""Shorter than SGLang's own 5 s, so that a pooled connection is never used while the runtime closes it."""
+
+_ERROR_BODY_BYTES = 64 * 2**10
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeInfo:
+    """A runtime as it describes itself."""
+
+    models: tuple[str, ...]
+    context_length: int
+    facts: RuntimeFacts
+    tree: str
+    created_s: int
+
+    @classmethod
+    def parse(cls, server: Any, model: Any, models: Any) -> Self:  # noqa: ANN401 - JSON of the runtime
+        """From /server_info, /model_info and /v1/models.
+
+        Raises:
+            UpstreamProtocolError: not what SGLang answers.
+        """
+        try:
+            cards = models["data"]
+            numbers = [server[f"speculative_{name}"] for name in ("num_steps", "eagle_topk", "num_draft_tokens")]
+            facts = RuntimeFacts(
+                version=server["version"],
+                algorithm=server["speculative_algorithm"] or "NONE",
+                device=server["device"],
+                deterministic=bool(server["enable_deterministic_inference"]),
+                tool_call_parser=model["tool_call_parser"],
+                reasoning_parser=model["reasoning_parser"],
+            )
+            return cls(
+                models=tuple(card["id"] for card in cards),
+                context_length=int(cards[0]["max_model_len"]),
+                facts=facts,
+                tree="/".join(map(str, numbers)) if facts.speculative else "-",
+                created_s=int(cards[0]["created"]),
+            )
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise UpstreamProtocolError(f"The runtime described itself in unknown words ({error!r}).") from error
+
+
+def mint_rid(prefix: str) -> str:
+    """A request id of fixed length: SGLang's scheduler matches ids to abort by prefix. It becomes the answer's id."""
+    return f"{prefix}-{uuid.uuid4().hex}"
+
+
+def batch_rids(rid: str, prompts: int | None) -> tuple[str, ...]:
+    """The ids under which the runtime runs a request: for a list of prompts `rid_0`, `rid_1`, ... (io_struct.py)."""
+    return (rid,) if prompts is None else tuple(f"{rid}_{index}" for index in range(prompts))
+
+
+def additions(rid: str, *, stream: bool, stream_options: dict[str, Any] | None) -> dict[str, Any]:
+    """What we ask of every request: our id, acceptance figures, and usage at the end of a stream."""
+    fields: dict[str, Any] = {"rid": rid, "return_spec_tokens_details": True}
+    if stream:
+        fields["stream_options"] = {**(stream_options or {}), "include_usage": True}
+    return fields
+
+
+class Kind(Enum):
+    """What an event of a stream is, told from its first bytes."""
+
+    CHUNK = auto()
+    SUMMARY = auto()  # no choices: usage or acceptance figures
+    ERROR = auto()
+    DONE = auto()
+    COMMENT = auto()
+
+
+def kind_of(event: bytes) -> Kind:
+    """Cheap: no JSON is parsed. Inside a JSON string the quotes of `"choices":[]` would be escaped.
+
+    Raises:
+        UpstreamProtocolError: not an event SGLang sends.
+    """
+    if event.startswith(b'data: {"error"'):
+        return Kind.ERROR
+    if event.startswith(b"data: {"):
+        return Kind.SUMMARY if b'"choices":[]' in event else Kind.CHUNK
+    if event.startswith(b"data: [DONE]"):
+        return Kind.DONE
+    if event.startswith(b":"):
+        return Kind.COMMENT
+    raise UpstreamProtocolError("The runtime sent something that is not an event of a completion.")
+
+
+def event_document(event: bytes) -> dict[str, Any]:
+    """The JSON object of an event.
+
+    Raises:
+        UpstreamProtocolError: there is none.
+    """
+    return _json_object(event.removeprefix(b"data: "))
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise UpstreamProtocolError("The runtime's answer is not valid JSON.") from error
+    if not isinstance(document, dict):
+        raise UpstreamProtocolError("The runtime's answer is not a JSON object.")
+    return document
+
+
+def event_error(event: bytes, *, prompt_param: str) -> GatewayError:
+    """The error of an error event: `data: {"error": {"message": ..., "code": 503}}`."""
+    error = event_document(event)["error"]
+    code = error.get("code") if isinstance(error, dict) else None
+    status = code if isinstance(code, int) else 500
+    return from_sglang(status, sglang_message(event.removeprefix(b"data: ")), prompt_param=prompt_param)
+
+
+_ID = re.compile(rb'^data: \{"id":"([^"\\]{1,128})"')
+
+
+def adopt_id(event: bytes, rid: str) -> tuple[bytes, str | None]:
+    """The event under our id, and the id it came with: n > 1 and lists of prompts run under ids of SGLang's own."""
+    found = _ID.match(event)
+    if found is None:
+        return event, None
+    return b'data: {"id":"' + rid.encode() + b'"' + event[found.end() :], found[1].decode(errors="replace")
+
+
+def usage_of(document: dict[str, Any]) -> Usage | None:
+    """The usage of an answer or an event, if it has one."""
+    usage = document.get("usage")
+    if not isinstance(usage, dict):
+        return None
+    try:
+        return Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UpstreamProtocolError("The runtime's usage is not what SGLang sends.") from error
+
+
+def speculation_of(document: dict[str, Any]) -> Speculation | None:
+    """The acceptance figures, summed over choices: with n > 1 SGLang sends a list.
+
+    For a list of prompts SGLang sends the first prompt's figures only (serving_completions.py).
+    """
+    extension = document.get("sglext")
+    details = extension.get("spec_tokens_details") if isinstance(extension, dict) else None
+    if not details:
+        return None
+    try:
+        return _sum_details(details if isinstance(details, list) else [details])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UpstreamProtocolError("The runtime's acceptance figures are not what SGLang sends.") from error
+
+
+def _sum_details(choices: Sequence[dict[str, Any]]) -> Speculation:
+    histograms = [choice["spec_correct_drafts_histogram"] for choice in choices]
+    longest = max(map(len, histograms))
+    return Speculation(
+        verify_passes=sum(int(choice["spec_verify_ct"]) for choice in choices),
+        correct_drafts=sum(int(choice["spec_num_correct_drafts"]) for choice in choices),
+        proposed_drafts=sum(int(choice["spec_num_proposed_drafts"]) for choice in choices),
+        histogram=tuple(sum(int(h[j]) for h in histograms if j < len(h)) for j in range(longest)),
+    )
+
+
+class Answer:
+    """An open answer of the runtime with status 200."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes as they arrive.
+
+        Raises:
+            GatewayError: the connection broke.
+        """
+        try:
+            async for chunk in self._response.aiter_raw():
+                yield chunk
+        except httpx.HTTPError as error:
+            raise from_httpx(error) from error
+
+    async def document(self) -> dict[str, Any]:
+        """The whole answer as JSON.
+
+        Raises:
+            GatewayError: the connection broke, or this is not JSON.
+        """
+        return _json_object(b"".join([chunk async for chunk in self.chunks()]))
+
+
+class SGLang:
+    """One runtime's HTTP surface. Timeouts of answers are the caller's: only connecting is bounded here."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._client = httpx.AsyncClient(
+            base_url=settings.upstream,
+            headers={"accept-encoding": "identity", "user-agent": "aerie-gateway"},
+            timeout=httpx.Timeout(None, connect=settings.connect_timeout_s),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=KEEP_ALIVE_S),
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+    def open(self, path: str, body: bytes, *, prompt_param: str) -> AbstractAsyncContextManager[Answer]:
+        """Send a request and wait for the answer's head; leaving the context closes the connection.
+
+        Raises:
+            GatewayError: the runtime cannot be reached, or answered with an error.
+        """
+        return self._open(path, body, prompt_param)
+
+    @asynccontextmanager
+    async def _open(self, path: str, body: bytes, prompt_param: str) -> AsyncIterator[Answer]:
+        headers = {"content-type": "application/json"}
+        request = self._client.build_request("POST", path, content=body, headers=headers)
+        try:
+            response = await self._client.send(request, stream=True)
+        except httpx.HTTPError as error:
+            raise from_httpx(error) from error
+        try:
+            if response.status_code != httpx.codes.OK:
+                message = sglang_message(await _read_some(response))
+                raise from_sglang(response.status_code, message, prompt_param=prompt_param)
+            yield Answer(response)
+        finally:
+            await response.aclose()
+
+    async def abort(self, rids: Sequence[str]) -> None:
+        """Stop requests the runtime may still be generating; unknown ids are no error there.
+
+        Raises:
+            GatewayError: the runtime did not take it.
+        """
+        await asyncio.gather(*(self._abort(rid) for rid in rids))
+
+    async def _abort(self, rid: str) -> None:
+        try:
+            response = await self._client.post(
+                "/abort_request", json={"rid": rid}, timeout=self._settings.abort_timeout_s
+            )
+        except httpx.HTTPError as error:
+            raise from_httpx(error) from error
+        if response.is_error:
+            raise UpstreamProtocolError(f"The runtime refused an abort (status {response.status_code}).")
+
+    async def ready(self) -> None:
+        """Cheap: touches no scheduler.
+
+        Raises:
+            GatewayError: not ready, not reachable (`UpstreamUnavailable`), or silent (`UpstreamTimeout`).
+        """
+        try:
+            response = await self._client.get("/ready", timeout=self._settings.probe_timeout_s)
+        except httpx.HTTPError as error:
+            raise from_httpx(error) from error
+        if response.status_code != httpx.codes.OK:
+            raise unavailable(f"The runtime is not ready: /ready answers {response.status_code}.")
+
+    async def describe(self) -> RuntimeInfo:
+        """What the runtime says about itself.
+
+        Raises:
+            GatewayError: it does not answer, or not in SGLang's words.
+        """
+        server, model, models = await asyncio.gather(*map(self._get, ("/server_info", "/model_info", "/v1/models")))
+        return RuntimeInfo.parse(server, model, models)
+
+    async def _get(self, path: str) -> Any:  # noqa: ANN401 - JSON of the runtime
+        try:
+            response = await self._client.get(path, timeout=self._settings.describe_timeout_s)
+        except httpx.HTTPError as error:
+            raise from_httpx(error) from error
+        if response.status_code != httpx.codes.OK:
+            raise unavailable(f"The runtime is not ready: {path} answers {response.status_code}.")
+        return _json_object(response.content)
+
+
+async def _read_some(response: httpx.Response) -> bytes:
+    """An error's body, as far as it is worth reading."""
+    body = b""
+    try:
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > _ERROR_BODY_BYTES:
+                break
+    except httpx.HTTPError:
+        return b""
+    return body

@@ -1,0 +1,1 @@
+"""The runtime: SGLang with pinned flags, checked before it starts, supervised while it runs."""

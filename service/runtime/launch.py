@@ -1,0 +1,84 @@
+"""Start SGLang as a supervised child and wait until it is ready.
+
+Owns the child's environment, its start-up budget and what "ready" means. The flags are `RuntimeConfig`'s.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+from service.runtime.cache import cache_dir
+from service.runtime.child import Child, ChildError
+from service.runtime.config import RuntimeConfig
+from service.runtime.cpu import build
+
+CPU_MODULES = Path(__file__).parent / "cpu"
+PROGRESS_EVERY_S = 5
+PROBE_EVERY_S = 0.25
+
+
+def runtime(config: RuntimeConfig, say: Callable[[str], None], echo: Callable[[str], None]) -> Child:
+    """The runtime's child process, not started yet; on CPU its kernels are compiled first.
+
+    Raises:
+        build.BuildError: no compiler, or it failed.
+    """
+    log = cache_dir() / "logs" / f"runtime-{config.port}.log"
+    return Child("runtime", config.command(), environment(config, say), log, echo)
+
+
+def environment(config: RuntimeConfig, say: Callable[[str], None]) -> dict[str, str]:
+    """What the child's environment has beside ours."""
+    env = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    if config.is_local:
+        env |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    if config.device == "cpu":
+        path = [str(CPU_MODULES), *filter(None, [os.environ.get("PYTHONPATH")])]
+        env |= {"PYTHONPATH": os.pathsep.join(path), "AERIE_CPU_OPS": cpu_ops(say)}
+    return env
+
+
+def cpu_ops(say: Callable[[str], None]) -> str:
+    """Which CPU kernels the child loads: AERIE_CPU_OPS (a path, or `torch`), else the library compiled here."""
+    named = os.environ.get("AERIE_CPU_OPS")
+    if named is None:
+        say("checking the CPU kernels (compiled once, about a minute)")
+        named = str(build.build())
+    elif named == "torch":
+        say("AERIE_CPU_OPS=torch: serving with PyTorch's operators, which are slower than the compiled ones")
+    return named
+
+
+async def until_ready(child: Child, url: str, budget_s: float, progress: Callable[[float], None]) -> None:
+    """Wait until a child answers 200 at a URL, calling progress with the seconds passed now and then.
+
+    Raises:
+        ChildError: it ended, or was not ready within the budget.
+    """
+    started = shown = time.monotonic()
+    ended = asyncio.ensure_future(child.ended())
+    try:
+        async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+            while not await _answers(client, url):
+                await asyncio.wait({ended}, timeout=PROBE_EVERY_S)
+                now = time.monotonic()
+                if ended.done():
+                    raise child.failure(ended.result())
+                if now - started > budget_s:
+                    raise ChildError(f"the {child.name} was not ready within {budget_s:.0f} s; {child.memory()}")
+                if now - shown >= PROGRESS_EVERY_S:
+                    shown = now
+                    progress(now - started)
+    finally:
+        ended.cancel()
+
+
+async def _answers(client: httpx.AsyncClient, url: str) -> bool:
+    try:
+        return (await client.get(url)).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,92 @@
+"""One scripted runtime and one gateway for the session; tests that need other settings start a gateway of their own."""
+
+import time
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.gateway.app import create_app
+from service.gateway.settings import Settings
+from tests.service.gateway.scripted_upstream import MODEL, ScriptedUpstream, served
+
+DEADLINE_S = 20
+
+
+def until(condition, what="the condition"):
+    """Wait for something that must become true; the deadline only bounds a failure."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"{what} did not become true"
+        time.sleep(0.01)
+    return result
+
+
+@contextmanager
+def gateway_before(upstream_url, **settings):
+    """A gateway on a port of its own, ready, as a client."""
+    app = create_app(Settings(upstream=upstream_url, probe_interval_s=0.05, **settings))
+    with served(app, lifespan="on") as url, httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
+        until(lambda: client.get("/readyz").is_success, "the gateway's readiness")
+        yield client
+
+
+@pytest.fixture(scope="session")
+def session_upstream():
+    upstream = ScriptedUpstream()
+    with served(upstream) as url:
+        upstream.url = url
+        yield upstream
+
+
+@pytest.fixture(scope="session")
+def session_gateway(session_upstream):
+    with gateway_before(
+        session_upstream.url, stall_timeout_s=5, response_timeout_s=10, body_limit_bytes=2**20
+    ) as client:
+        yield client
+
+
+@pytest.fixture
+def upstream(session_upstream):
+    session_upstream.reset()
+    yield session_upstream
+    session_upstream.reset()
+
+
+@pytest.fixture
+def gateway(session_gateway, upstream):
+    until(lambda: session_gateway.get("/readyz").is_success)
+    yield session_gateway
+    until(lambda: samples(session_gateway)[key("aerie_requests_in_flight", {})] == 0)
+
+
+@pytest.fixture
+def chat():
+    return {"model": MODEL, "messages": [{"role": "user", "content": "Name two colours."}]}
+
+
+@pytest.fixture
+def growth(gateway):
+    """`growth(name, **labels)`: how much a series grew since the test began."""
+    return counter(gateway)
+
+
+def counter(client):
+    before = samples(client)
+    return lambda name, **labels: samples(client).get(key(name, labels), 0) - before.get(key(name, labels), 0)
+
+
+def samples(client):
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    return {key(sample.name, sample.labels): sample.value for family in families for sample in family.samples}
+
+
+def key(name, labels):
+    return name, tuple(sorted(labels.items()))
+
+
+def events(response):
+    """The data of each event of a finished stream."""
+    return [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: ")]

@@ -1,0 +1,194 @@
+"""What operators see: metrics that are right, logs without prompts, ids, health, the OpenAPI document."""
+
+import asyncio
+import io
+import json
+import logging
+import sys
+
+import pytest
+
+from service.gateway import log
+from service.gateway.app import create_app
+from service.gateway.metrics import POSITIONS, Metrics
+from service.gateway.middleware import Observe
+from service.gateway.record import RequestRecord, Speculation, Usage
+from service.gateway.settings import Settings
+from tests.service.gateway import scripted_upstream as wire
+from tests.service.gateway.conftest import gateway_before, until
+from tests.service.gateway.scripted_upstream import MODEL, Script
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_is_counted_once_with_its_tokens_and_drafts(gateway, chat, growth, stream):
+    gateway.post(CHAT, json=chat | {"stream": stream})
+    until(lambda: growth("aerie_requests_total", route=CHAT, outcome="ok", status="2xx") == 1)
+    assert growth("aerie_prompt_tokens_total") == 34
+    assert growth("aerie_completion_tokens_total") == 11
+    assert growth("aerie_spec_verify_passes_total") == 6
+    assert growth("aerie_spec_proposed_drafts_total") == 42
+    assert growth("aerie_spec_correct_drafts_total") == 4
+    assert [growth("aerie_spec_accepted_drafts_total", position=str(k)) for k in (1, 2, 3)] == [3, 1, 0]
+    assert growth("aerie_spec_acceptance_length_sum") == pytest.approx(1 + 4 / 6)
+    assert growth("aerie_request_duration_seconds_count", route=CHAT) == 1
+    assert growth("aerie_time_to_first_token_seconds_count", route=CHAT) == int(stream)
+    assert growth("aerie_time_per_output_token_seconds_count", route=CHAT) == int(stream)
+    assert growth("aerie_inter_chunk_seconds_count", route=CHAT) == (4 if stream else 0)
+    assert growth("aerie_requests_in_flight") == 0
+
+
+def test_the_figures_of_several_choices_are_summed(gateway, upstream, chat, growth):
+    upstream.script = Script(body=wire.whole("a", details=[wire.DETAILS, wire.DETAILS], n=2))
+    gateway.post(CHAT, json=chat | {"n": 2})
+    until(lambda: growth("aerie_spec_verify_passes_total") == 12)
+    assert growth("aerie_spec_accepted_drafts_total", position="1") == 6
+    assert growth("aerie_spec_acceptance_length_count") == 1
+
+
+def test_a_runtime_without_speculation_leaves_its_metrics_alone(gateway, upstream, chat, growth):
+    body = json.loads(wire.whole("a"))
+    del body["sglext"]
+    upstream.script = Script(body=json.dumps(body).encode())
+    gateway.post(CHAT, json=chat)
+    until(lambda: growth("aerie_completion_tokens_total") == 11)
+    assert growth("aerie_spec_acceptance_length_count") == 0
+
+
+def test_rejections_are_counted_by_route_and_never_by_path(gateway, growth):
+    gateway.post(CHAT, json={})
+    for name in ("a", "b"):
+        gateway.get(f"/nothing/{name}")
+    until(lambda: growth("aerie_requests_total", route="unmatched", outcome="rejected", status="4xx") == 2)
+    assert growth("aerie_requests_total", route=CHAT, outcome="rejected", status="4xx") == 1
+
+
+def test_positions_deeper_than_the_labels_share_one():
+    metrics = Metrics()
+    record = RequestRecord("id", "POST", CHAT, status=200)
+    record.speculation = Speculation(1, POSITIONS + 3, 40, (*[0] * (POSITIONS + 3), 1))
+    metrics.observe(record)
+    text = metrics.exposition().decode()
+    assert f'aerie_spec_accepted_drafts_total{{position="{POSITIONS}"}} 1.0' in text
+    assert f'aerie_spec_accepted_drafts_total{{position="{POSITIONS + 1}+"}} 3.0' in text
+
+
+def test_the_sum_over_positions_is_the_number_of_correct_drafts():
+    speculation = Speculation(10, 2 * 1 + 3 * 2 + 1 * 4, 70, (4, 2, 3, 0, 1))
+    assert speculation.accepted_at() == [6, 4, 1, 1]
+    assert sum(speculation.accepted_at()) == speculation.correct_drafts
+
+
+def test_time_per_output_token_comes_from_usage_not_from_chunks():
+    record = RequestRecord("id", "POST", CHAT, first_chunk_s=10.0, last_chunk_s=11.0, usage=Usage(3, 11))
+    assert record.time_per_output_token_s == pytest.approx(0.1)
+
+
+@pytest.fixture
+def lines(gateway):
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(log.JsonFormatter())
+    logger = logging.getLogger(log.ACCESS)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    logger.removeHandler(handler)
+
+
+def test_a_request_is_one_line_that_says_how_it_went(gateway, chat, lines):
+    gateway.post(CHAT, json=chat | {"stream": True}, headers={"x-request-id": "abc-1"})
+    (line,) = until(lines)
+    expected = {"method": "POST", "path": CHAT, "status": 200, "outcome": "ok", "model": MODEL, "request_id": "abc-1"}
+    assert expected.items() <= line.items()
+    assert (line["prompt_tokens"], line["completion_tokens"], line["acceptance_length"]) == (34, 11, 1.667)
+    assert line["ttft_ms"] <= line["duration_ms"]
+
+
+def test_logs_hold_no_prompt_no_answer_and_no_key(gateway, upstream, chat, lines):
+    secret = {"authorization": "Bearer sk-secret"}
+    gateway.post(CHAT, json=chat, headers=secret)
+    gateway.post(f"{CHAT}?token=sk-secret", json=chat | {"temperature": 9}, headers=secret)
+    upstream.script = Script(status=500, body=b'{"message": "Name two colours."}')
+    gateway.post(CHAT, json=chat, headers=secret)
+    text = json.dumps(until(lambda: len(lines()) == 3 and lines()))
+    assert not [word for word in ("colours", "Red", "sk-secret", "Bearer") if word in text]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("abc-1.2:3_x", True), ("a" * 128, True), ("a" * 129, False), ("a b", False), ("é", False), ("", False)],
+)
+def test_a_sane_request_id_is_kept_and_any_other_replaced(gateway, given, kept):
+    returned = gateway.get("/healthz", headers={"x-request-id": given.encode()}).headers["x-request-id"]
+    assert (returned == given) is kept
+    assert returned
+
+
+def test_errors_carry_the_request_id_too(gateway):
+    assert gateway.post(CHAT, json={}, headers={"x-request-id": "mine"}).headers["x-request-id"] == "mine"
+
+
+def test_health_and_readiness(gateway):
+    assert gateway.get("/healthz").json() == {"status": "ok"}
+    assert gateway.get("/readyz").json() == {"status": "ok"}
+
+
+def test_readiness_says_why_not(session_upstream):
+    session_upstream.reset()
+    with gateway_before(session_upstream.url) as client:
+        del session_upstream.server_info["version"]
+        session_upstream.ready_status = 503
+        until(lambda: "503" in client.get("/readyz").json().get("reason", ""))
+        session_upstream.ready_status = 200
+        until(lambda: "unknown words" in client.get("/readyz").json().get("reason", ""))
+    session_upstream.reset()
+
+
+def test_a_bug_is_a_500_in_the_same_format_and_is_logged(caplog):
+    async def broken(scope, receive, send):
+        raise ZeroDivisionError("a bug")
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    asyncio.run(Observe(broken, Metrics())(scope, None, send))
+    assert sent[0]["status"] == 500
+    assert json.loads(sent[1]["body"])["error"]["code"] == "internal_error"
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_the_openapi_document_describes_bodies_and_errors():
+    document = create_app(Settings()).openapi()
+    post = document["paths"][CHAT]["post"]
+    schema = post["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    assert schema == "#/components/schemas/ChatCompletionRequest"
+    assert {"200", "400", "404", "413", "429", "503"} <= set(post["responses"])
+    assert "422" not in post["responses"]
+    text = json.dumps(document)
+    for name in {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}:
+        assert name in document["components"]["schemas"]
+
+
+def test_each_app_has_its_own_registry():
+    first, second = Metrics(), Metrics()
+    first.prompt_tokens.inc(3)
+    assert b"aerie_prompt_tokens_total 0.0" in second.exposition()
+
+
+def test_a_json_line_holds_the_request_id_and_the_traceback():
+    token = log.request_id.set("abc")
+    try:
+        raise ValueError("x")
+    except ValueError:
+        record = logging.LogRecord("a", logging.ERROR, "f", 1, "went %s", ("wrong",), sys.exc_info())
+    record.fields = {"status": 500}
+    line = json.loads(log.JsonFormatter().format(record))
+    log.request_id.reset(token)
+    assert (line["message"], line["request_id"], line["status"]) == ("went wrong", "abc", 500)
+    assert "ValueError" in line["exception"]
+    assert log.TextFormatter().format(record).splitlines()[0].endswith("went wrong")

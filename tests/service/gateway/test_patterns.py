@@ -1,0 +1,28 @@
+"""Stop patterns run in the scheduler's process: those that can backtrack exponentially are refused."""
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.gateway.patterns import check_stop_regex
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"\d{3}", "a+b*", "(abc)+", "(?i)end|fin", "[a-z]+\n", "^x$", "(a|b)c", "(ab?)", "a{2,5}"]
+)
+def test_ordinary_patterns_pass(pattern):
+    assert check_stop_regex(pattern) == pattern
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+", "(a*)*b", "(a|a)*", "((ab)*c)+", "(?:x+y)*", "(a?){40}", "(?:(a)|b){2,}"])
+def test_a_repeat_or_an_alternative_inside_a_repeat_is_refused(pattern):
+    with pytest.raises(ValueError, match="stall"):
+        check_stop_regex(pattern)
+
+
+@given(st.text(alphabet="ab()[]{}|*+?^$\\.,0123456789(?:=!<P>#", max_size=40))
+def test_any_text_is_a_pattern_or_a_value_error(text):
+    with suppress(ValueError):
+        assert check_stop_regex(text) == text

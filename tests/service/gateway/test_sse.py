@@ -1,0 +1,43 @@
+"""Law: however a stream is cut into chunks, the events are the same, and joined they are the stream."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.gateway.errors import InvalidRequest, UpstreamProtocolError
+from service.gateway.sse import EventSplitter, error_event
+
+STREAMS = st.lists(st.sampled_from([b"a", b"\n", b"\r", b"data: {}", b"\n\n", b"\r\n\r\n", b"\xc3"]), max_size=30)
+
+
+def split(chunks):
+    splitter = EventSplitter()
+    return [event for chunk in chunks for event in splitter.feed(chunk)], splitter.rest
+
+
+@given(STREAMS, st.lists(st.integers(0, 90)))
+def test_events_do_not_depend_on_how_the_bytes_are_chunked(pieces, cuts):
+    stream = b"".join(pieces)
+    edges = [0, *sorted(cut for cut in cuts if cut <= len(stream)), len(stream)]
+    chunks = [stream[start:end] for start, end in pairwise(edges)]
+    events, rest = split(chunks)
+    assert (events, rest) == split([stream])
+    assert b"".join(events) + rest == stream
+
+
+def test_both_line_endings_end_an_event():
+    assert split([b"data: 1\n\ndata: 2\r\n\r\ndata: 3"]) == ([b"data: 1\n\n", b"data: 2\r\n\r\n"], b"data: 3")
+
+
+def test_an_event_without_an_end_is_an_error_not_memory():
+    splitter = EventSplitter(limit_bytes=10)
+    with pytest.raises(UpstreamProtocolError):
+        splitter.feed(b"data: 123456789")
+
+
+def test_an_error_event_holds_openais_body():
+    words = error_event(InvalidRequest("no", param="x"))
+    expected = b'{"error":{"message":"no","type":"invalid_request_error","param":"x","code":"invalid_request"}}'
+    assert words == b"event: error\ndata: " + expected + b"\n\n"

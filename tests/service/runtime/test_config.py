@@ -1,0 +1,105 @@
+"""A runtime's settings: what SGLang is told, and which settings are refused before anything starts."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from service.runtime import profiles
+from service.runtime.config import OWNED_FLAGS, RuntimeConfig
+from service.runtime.profiles import ProfileError
+
+
+def config(**overrides: object) -> RuntimeConfig:
+    return profiles.load("cpu", overrides)
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_every_shipped_profile_passes_its_own_rules(name: str) -> None:
+    loaded = profiles.load(name, {})
+    assert loaded.speculation.enabled
+    assert "--max-running-requests" in loaded.flags()
+
+
+def test_the_default_profile_serves_the_embedded_model_with_the_shipped_draft_wherever_it_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draft = config().speculation.draft
+    assert draft is not None
+    assert (Path(draft) / "model.safetensors").is_file()
+
+
+def test_every_flag_that_is_passed_is_owned_so_that_extra_arguments_cannot_contradict_it() -> None:
+    loaded = profiles.load("h100", {"max_total_tokens": 4096, "context_length": 2048})
+    names = {flag for flag in loaded.flags() if flag.startswith("--") and not flag.startswith("--speculative-")}
+    assert names - {"--enable-metrics"} == OWNED_FLAGS
+
+
+def test_plain_decoding_still_sets_max_running_requests_so_that_it_compares_with_speculation() -> None:
+    plain = config(speculation={"algorithm": "NONE"})
+    assert not plain.speculation.enabled
+    flags = plain.flags()
+    assert flags[flags.index("--max-running-requests") + 1] == "16"
+    assert not any(flag.startswith("--speculative-") for flag in flags)
+
+
+def test_another_algorithm_does_not_inherit_the_profiles_tree() -> None:
+    with pytest.raises(ProfileError, match="num_steps: NGRAM needs all three tree numbers"):
+        config(speculation={"algorithm": "NGRAM"})
+
+
+def test_one_number_of_the_tree_can_be_overridden() -> None:
+    assert config(speculation={"num_draft_tokens": 16}).speculation.tree == "3/4/16"
+
+
+def test_on_cpu_sglang_is_started_through_our_kernels_and_elsewhere_by_itself() -> None:
+    assert "service.runtime.cpu.serve" in config().command()
+    assert "sglang.launch_server" in profiles.load("h100", {}).command()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"tp_size": 2}, "tp_size: the CPU runtime is one process; use tp_size=1"),
+        ({"pp_size": 2}, "pp_size: the CPU runtime is one process; use pp_size=1"),
+        ({"attention_backend": "fa3"}, "attention_backend: on CPU only intel_amx"),
+        ({"extra_args": ("--port=1",)}, "extra_args: --port is set by Aerie"),
+        ({"extra_args": ("--speculative-num-steps", "9")}, "extra_args: --speculative-num-steps is set by Aerie"),
+        ({"page_size": 16}, "page_size: a tree"),
+        ({"dtype": "int4"}, "dtype: input should be 'auto'"),
+        ({"port": 70000}, "port: input should be less than or equal to 65535"),
+        ({"max_running_requests": 0}, "max_running_requests: input should be greater"),
+        ({"colour": "blue"}, "colour: extra inputs are not permitted"),
+        ({"speculation": {"eagle_topk": 1}}, "num_draft_tokens: a chain"),
+    ],
+)
+def test_a_broken_rule_is_one_sentence_that_begins_with_the_field(overrides: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ProfileError) as refusal:
+        config(**overrides)
+    assert str(refusal.value).startswith(sentence)
+    assert "\n" not in str(refusal.value)
+
+
+def test_pipeline_parallel_eagle3_is_refused_because_sglang_has_none() -> None:
+    with pytest.raises(ProfileError, match="pp_size: SGLang's EAGLE3 has no pipeline parallelism"):
+        profiles.load("h100", {"pp_size": 2})
+
+
+@pytest.mark.parametrize("content", ["- a list", "model: [unclosed", "\x00"])
+def test_a_broken_profile_file_is_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    with pytest.raises(ProfileError, match=r"profile: .*mine\.yaml"):
+        profiles.load(str(path), {})
+
+
+def test_an_unknown_profile_names_the_known_ones() -> None:
+    with pytest.raises(ProfileError, match="use one of b200, cpu, h100"):
+        profiles.load("h900", {})
+
+
+def test_a_profile_file_of_ones_own_works(tmp_path: Path) -> None:
+    settings = {**yaml.safe_load((profiles.FOLDER / "cpu.yaml").read_text()), "max_running_requests": 4}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
+    assert profiles.load(str(tmp_path / "mine.yaml"), {}).max_running_requests == 4
