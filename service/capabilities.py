@@ -109,6 +109,13 @@ MEASURED = "measured on 0.5.23, cpu, EAGLE3 3/4/8"
 
 TABLE: tuple[Rule, ...] = (
     Rule(Feature.TEMPERATURE, OK, "speculative/eagle_utils.py eagle_sample; docs/cpu.md"),
+    Rule(
+        Feature.TOP_K,
+        RELAXED,
+        "speculative/eagle_utils.py eagle_sample; layers/sampler.py filter_apply_order joint",
+        "Together with top_p: verification applies one after the other, plain decoding both at once.",
+        _stock_verification,
+    ),
     Rule(Feature.TOP_K, OK, MEASURED),
     Rule(
         Feature.MIN_P,

@@ -1,4 +1,3 @@
-# ruff: noqa: N818 - the names are those of docs: InvalidRequest, Overloaded, ...
 """Every error a client can see, and the one place where foreign errors become ours.
 
 Owns the exception tree (an error knows its status, type and code), OpenAI's error body, and the tables that map httpx

@@ -7,7 +7,6 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import httpx
 
@@ -16,7 +15,6 @@ from service.runtime.child import Child, ChildError
 from service.runtime.config import RuntimeConfig
 from service.runtime.cpu import build
 
-CPU_MODULES = Path(__file__).parent / "cpu"
 PROGRESS_EVERY_S = 5
 PROBE_EVERY_S = 0.25
 
@@ -37,8 +35,7 @@ def environment(config: RuntimeConfig, say: Callable[[str], None]) -> dict[str, 
     if config.is_local:
         env |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if config.device == "cpu":
-        path = [str(CPU_MODULES), *filter(None, [os.environ.get("PYTHONPATH")])]
-        env |= {"PYTHONPATH": os.pathsep.join(path), "AERIE_CPU_OPS": cpu_ops(say)}
+        env["AERIE_CPU_OPS"] = cpu_ops(say)
     return env
 
 

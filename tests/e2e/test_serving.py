@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import openai
@@ -218,16 +218,23 @@ def test_a_client_that_leaves_frees_the_runtime(server: Server, stream: bool) ->
     with httpx.Client(timeout=httpx.Timeout(30, read=3 if not stream else 30), trust_env=False) as leaver:
         if stream:
             with leaver.stream("POST", url, json=body) as answer:
-                assert next(answer.iter_lines())
-                assert running(server) == 1
+                lines = answer.iter_lines()
+                assert until(lambda: next(lines) is not None and running(server) == 1)
         else:
             with pytest.raises(httpx.ReadTimeout):
                 leaver.post(url, json=body)
-    deadline = time.monotonic() + 20
-    while running(server) > 0 and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert running(server) == 0
+    assert until(lambda: running(server) == 0)
     assert 'outcome="cancelled"' in server.client.get(f"{server.url}/metrics").text
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    """Whether the condition came true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def running(server: Server) -> float:

@@ -1,0 +1,303 @@
+// The only file that knows torch: checks every argument, then runs the kernels over threads.
+//
+// Bad input is a c10::Error (a Python RuntimeError that names the op), never a crash: dtypes, shapes, strides and every
+// index into a cache are checked here. Schemas are defined in Python (sgl_kernel/ops.py); names and order are SGLang's.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <cstring>
+#include <tuple>
+#include <vector>
+
+#include "checks.h"
+
+namespace aerie {
+namespace {
+
+// ---- norm, activation, linear ----------------------------------------------------------------------------------
+
+void run_norm(const char* op, const Tensor& x, const Tensor* residual, const Tensor& weight, Tensor& out, double eps) {
+  const int64_t width = x.dim() ? x.size(-1) : 0;
+  TORCH_CHECK(weight.dim() == 1 && weight.size(0) == width && weight.is_contiguous(), op, ": weight has shape ",
+              weight.sizes(), ", input ", x.sizes());
+  check_same_dtype(op, x, weight);
+  by_dtype(op, x, [&](auto tag) {
+    using T = decltype(tag);
+    const auto kernel = pick<T>(kernels().rms_norm_f32, kernels().rms_norm_bf16);
+    if (x.numel() == 0) return;
+    at::parallel_for(0, x.numel() / width, grain(width), [&](int64_t first, int64_t last) {
+      std::vector<float> scratch(width);
+      kernel({data<T>(x), residual ? data<T>(*residual) : nullptr, data<T>(weight), data<T>(out), width, float(eps),
+              scratch.data()}, first, last);
+    });
+  });
+}
+
+Tensor rmsnorm(const Tensor& input, const Tensor& weight, double eps) {
+  const Tensor x = input.contiguous();
+  Tensor out = at::empty_like(x);
+  run_norm("rmsnorm_cpu", x, nullptr, weight, out, eps);
+  return out;
+}
+
+void fused_add_rmsnorm(Tensor input, Tensor residual, const Tensor& weight, double eps) {
+  const char* op = "fused_add_rmsnorm_cpu";
+  TORCH_CHECK(input.is_contiguous() && residual.is_contiguous(), op, ": input and residual must be contiguous");
+  TORCH_CHECK(input.sizes() == residual.sizes(), op, ": input ", input.sizes(), ", residual ", residual.sizes());
+  check_same_dtype(op, input, residual);
+  run_norm(op, input, &residual, weight, input, eps);
+}
+
+Tensor silu_and_mul(const Tensor& input) {
+  const char* op = "silu_and_mul_cpu";
+  TORCH_CHECK(input.dim() >= 1 && input.size(-1) % 2 == 0, op, ": the last dimension of ", input.sizes(), " must be even");
+  const Tensor x = input.contiguous();
+  auto sizes = x.sizes().vec();
+  const int64_t width = sizes.back() /= 2;
+  Tensor out = at::empty(sizes, x.options());
+  by_dtype(op, x, [&](auto tag) {
+    using T = decltype(tag);
+    const auto kernel = pick<T>(kernels().silu_and_mul_f32, kernels().silu_and_mul_bf16);
+    if (out.numel() == 0) return;
+    at::parallel_for(0, out.numel() / width, grain(4 * width), [&](int64_t first, int64_t last) {
+      kernel(data<T>(x), data<T>(out), width, first, last);
+    });
+  });
+  return out;
+}
+
+Tensor packed_linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool) {
+  return bias ? at::linear(x, weight, bias->to(x.scalar_type())) : at::linear(x, weight);
+}
+
+// ---- rotary ----------------------------------------------------------------------------------------------------
+
+Tensor rotate(const char* op, const Tensor& input, const Tensor& positions, const Tensor& cache, int64_t head_size, bool neox) {
+  const int64_t tokens = positions.numel();
+  TORCH_CHECK(input.dim() >= 2 && input.size(0) == tokens, op, ": ", tokens, " positions for input ", input.sizes());
+  Tensor x = input.flatten(1);
+  if (x.stride(1) != 1) x = x.contiguous();
+  TORCH_CHECK(head_size > 0 && x.size(1) % head_size == 0 && cache.size(1) % 2 == 0 && cache.size(1) <= head_size, op,
+              ": head_size ", head_size, " and cos_sin_cache ", cache.sizes(), " do not fit input ", input.sizes());
+  check_same_dtype(op, x, cache);
+  Tensor out = at::empty(input.sizes(), input.options());
+  by_dtype(op, x, [&](auto tag) {
+    using T = decltype(tag);
+    const auto kernel = pick<T>(kernels().rotary_f32, kernels().rotary_bf16);
+    const RotaryArgs<T> args{data<T>(x), data<T>(out), x.stride(0), x.size(1) / head_size, head_size, cache.size(1),
+                             data<int64_t>(positions), data<T>(cache), neox};
+    at::parallel_for(0, tokens, grain(x.size(1)), [&](int64_t first, int64_t last) { kernel(args, first, last); });
+  });
+  return out;
+}
+
+std::tuple<Tensor, Tensor> rotary_embedding(const Tensor& positions, const Tensor& query, const Tensor& key, int64_t head_size,
+                                            const Tensor& cos_sin_cache, bool is_neox) {
+  const char* op = "rotary_embedding_cpu";
+  TORCH_CHECK(cos_sin_cache.dim() == 2 && cos_sin_cache.is_contiguous(), op, ": cos_sin_cache must be a contiguous matrix");
+  const Tensor at_position = indices(op, positions.flatten(), positions.numel());
+  const int64_t* p = data<int64_t>(at_position);
+  for (int64_t i = 0; i < at_position.numel(); ++i)
+    TORCH_CHECK(p[i] >= 0 && p[i] < cos_sin_cache.size(0), op, ": position ", p[i], " is outside [0, ", cos_sin_cache.size(0), ")");
+  return {rotate(op, query, at_position, cos_sin_cache, head_size, is_neox),
+          rotate(op, key, at_position, cos_sin_cache, head_size, is_neox)};
+}
+
+// ---- KV cache --------------------------------------------------------------------------------------------------
+
+void store_rows(const char* op, const Tensor& values, Tensor& cache, const Tensor& slots, int64_t row_dim) {
+  const int64_t count = slots.numel();
+  TORCH_CHECK(values.numel() == count * row_dim, op, ": ", count, " slots for values ", values.sizes());
+  TORCH_CHECK(cache.dim() >= 2 && cache.numel() == cache.size(0) * row_dim && (cache.numel() == 0 || cache[0].is_contiguous()),
+              op, ": cache ", cache.sizes(), " does not hold rows of ", row_dim);
+  check_same_dtype(op, values, cache);
+  Tensor rows = values.reshape({count, row_dim});
+  if (count > 0 && rows.stride(1) != 1) rows = rows.contiguous();
+  const int64_t bytes = row_dim * rows.element_size(), from = rows.stride(0) * rows.element_size(),
+                to = cache.stride(0) * cache.element_size();
+  const int64_t* slot = data<int64_t>(slots);
+  for (int64_t i = 0; i < count; ++i) {
+    TORCH_CHECK(slot[i] >= 0 && slot[i] < cache.size(0), op, ": slot ", slot[i], " is outside [0, ", cache.size(0), ")");
+    std::memcpy(data<char>(cache) + slot[i] * to, data<char>(rows) + i * from, bytes);
+  }
+}
+
+void store_cache(const Tensor& k, const Tensor& v, Tensor k_cache, Tensor v_cache, const Tensor& at_slots, int64_t row_dim) {
+  const char* op = "store_cache_cpu";
+  const Tensor slots = indices(op, at_slots.flatten(), at_slots.numel());
+  store_rows(op, k, k_cache, slots, row_dim);
+  store_rows(op, v, v_cache, slots, row_dim);
+}
+
+// Raw addresses, as SGLang's pool hands them out: the one op whose memory bounds cannot be checked here.
+void copy_slots(const Tensor& buffers, const Tensor& bytes_per_slot, const Tensor& targets, const Tensor& sources) {
+  const char* op = "copy_slots";
+  const int64_t count = targets.numel(), layers = buffers.numel();
+  const Tensor to = indices(op, targets, count), from = indices(op, sources, count), stride = indices(op, bytes_per_slot, layers);
+  TORCH_CHECK(buffers.element_size() == 8 && buffers.is_contiguous(), op, ": buffers must hold 64-bit addresses");
+  TORCH_CHECK(count == 0 || (to.min().item<int64_t>() >= 0 && from.min().item<int64_t>() >= 0), op, ": negative slot");
+  const int64_t *t = data<int64_t>(to), *f = data<int64_t>(from);
+  std::vector<char> rows;
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    char* base = reinterpret_cast<char*>(data<uint64_t>(buffers)[layer]);
+    const int64_t bytes = data<int64_t>(stride)[layer];
+    rows.resize(count * bytes);  // read all before writing any: targets may also be sources
+    for (int64_t i = 0; i < count; ++i) std::memcpy(rows.data() + i * bytes, base + f[i] * bytes, bytes);
+    for (int64_t i = 0; i < count; ++i) std::memcpy(base + t[i] * bytes, rows.data() + i * bytes, bytes);
+  }
+}
+
+// ---- attention -------------------------------------------------------------------------------------------------
+
+// Enough queries to amortise converting a K or V row, few enough that their scores stay in cache.
+constexpr int64_t queries_per_block = 8;
+// Multiply-adds below which threads cost more than they bring.
+constexpr int64_t parallel_work = 1 << 20;
+
+void attend(const Batch& b, const std::vector<Query>& queries) {
+  std::vector<std::pair<int64_t, int64_t>> blocks;  // [first, last) queries of one request
+  int64_t keys = 0, work = 0;
+  for (int64_t i = 0; i < int64_t(queries.size()); ++i) {
+    const Query& query = queries[i];
+    TORCH_CHECK(query.token >= 0 && query.token < b.q.size(0), b.op, ": token ", query.token, " of ", b.q.size(0));
+    const bool joins = !blocks.empty() && i - blocks.back().first < queries_per_block && queries[blocks.back().first].slots == query.slots;
+    if (!joins) blocks.push_back({i, i});
+    blocks.back().second = i + 1;
+    keys = std::max(keys, query.to);
+    work += 2 * query.to * b.q.size(1) * b.q.size(2);
+  }
+  const int64_t kv_heads = b.k_cache.size(1), group = b.q.size(1) / kv_heads, head_size = b.q.size(2);
+  const int64_t items = int64_t(blocks.size()) * kv_heads;
+  by_dtype(b.op, b.q, [&](auto tag) {
+    using T = decltype(tag);
+    const auto kernel = pick<T>(kernels().attention_f32, kernels().attention_bf16);
+    at::parallel_for(0, items, work < parallel_work ? std::max<int64_t>(items, 1) : 1, [&](int64_t first, int64_t last) {
+      std::vector<float> scratch(attention_scratch(queries_per_block, group, head_size, keys));
+      for (int64_t item = first; item < last; ++item) {
+        const auto [from, to] = blocks[item / kv_heads];
+        const int64_t head = item % kv_heads;
+        kernel({data<T>(b.q) + head * group * b.q.stride(1), b.q.stride(0), b.q.stride(1),
+                data<T>(b.out) + head * group * b.out.stride(1), b.out.stride(0), b.out.stride(1),
+                data<T>(b.k_cache) + head * b.k_cache.stride(1), data<T>(b.v_cache) + head * b.v_cache.stride(1),
+                b.k_cache.stride(0), b.v_cache.stride(0), queries.data() + from, to - from, group, head_size,
+                float(b.scale), float(b.logit_cap), scratch.data()});
+      }
+    });
+  });
+}
+
+int64_t window_start(int64_t position, int64_t window) { return window > 0 ? std::max<int64_t>(0, position + 1 - window) : 0; }
+
+void decode_attention(const Tensor& query, Tensor k_cache, Tensor v_cache, double, double, Tensor output, const OptionalTensor& key,
+                      const OptionalTensor& value, const Tensor& loc, const Tensor&, const Tensor& req_to_token,
+                      const Tensor& req_pool_indices, const Tensor& seq_lens, double sm_scale, double logit_cap, bool is_cross_attn,
+                      int64_t sliding_window_size, const OptionalTensor& encoder_lens, const OptionalTensor& sinks) {
+  const char* op = "decode_attention_cpu";
+  check_supported(op, is_cross_attn, encoder_lens, sinks);
+  const Batch batch{op, query, output, k_cache, v_cache, req_to_token, sm_scale, logit_cap};
+  check_batch(batch);
+  TORCH_CHECK(key.has_value() == value.has_value(), op, ": key without value");
+  if (key) store_cache(*key, *value, k_cache, v_cache, loc, k_cache.size(1) * k_cache.size(2));
+  const int64_t count = seq_lens.numel();
+  const Tensor requests = indices(op, req_pool_indices, count), lengths = indices(op, seq_lens, count);
+  std::vector<Query> queries;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t length = data<int64_t>(lengths)[i];
+    TORCH_CHECK(length > 0, op, ": sequence length ", length);
+    queries.push_back({request_slots(batch, data<int64_t>(requests)[i], length), i, window_start(length - 1, sliding_window_size),
+                       length, length, nullptr});
+  }
+  attend(batch, queries);
+}
+
+void extend_attention(const Tensor& q_extend, const OptionalTensor&, const OptionalTensor&, Tensor o_extend, const Tensor& k_buffer,
+                      const Tensor& v_buffer, double, double, const Tensor& req_to_token, const Tensor& req_pool_indices,
+                      const Tensor& seq_lens, const Tensor& extend_seq_lens, const Tensor& extend_start_loc, int64_t, double sm_scale,
+                      double logit_cap, bool is_cross_attn, int64_t sliding_window_size, const OptionalTensor& encoder_lens,
+                      const OptionalTensor& sinks, const OptionalTensor& tree_mask, bool is_causal) {
+  const char* op = "extend_attention_cpu";
+  check_supported(op, is_cross_attn, encoder_lens, sinks);
+  const Batch batch{op, q_extend, o_extend, k_buffer, v_buffer, req_to_token, sm_scale, logit_cap};
+  check_batch(batch);
+  TORCH_CHECK_NOT_IMPLEMENTED(!tree_mask || sliding_window_size <= 0, op,
+      ": a token tree on a sliding-window layer is not supported by Aerie's CPU runtime; use --speculative-eagle-topk 1");
+  const int64_t count = seq_lens.numel();
+  const Tensor requests = indices(op, req_pool_indices, count), lengths = indices(op, seq_lens, count),
+               extends = indices(op, extend_seq_lens, count), starts = indices(op, extend_start_loc, count);
+  TORCH_CHECK(!tree_mask || (tree_mask->scalar_type() == at::kBool && tree_mask->is_contiguous()), op, ": tree_mask must be contiguous bool");
+  std::vector<Query> queries;
+  int64_t mask_at = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t length = data<int64_t>(lengths)[i], extend = data<int64_t>(extends)[i], prefix = length - extend;
+    TORCH_CHECK(extend >= 0 && prefix >= 0, op, ": ", extend, " new tokens in a sequence of ", length);
+    TORCH_CHECK(!tree_mask || mask_at + extend * extend <= tree_mask->numel(), op, ": tree_mask is too short");
+    const int32_t* slots = request_slots(batch, data<int64_t>(requests)[i], length);
+    for (int64_t j = 0; j < extend; ++j) {
+      const bool* mask = tree_mask ? data<bool>(*tree_mask) + mask_at + j * extend : nullptr;
+      const int64_t to = mask || !is_causal ? length : prefix + j + 1;
+      queries.push_back({slots, data<int64_t>(starts)[i] + j, window_start(prefix + j, sliding_window_size), to, prefix, mask});
+    }
+    mask_at += extend * extend;
+  }
+  attend(batch, queries);
+}
+
+// ---- sampling --------------------------------------------------------------------------------------------------
+
+Tensor murmur_hash32(const Tensor& seed, const Tensor& positions, const Tensor& col_indices) {
+  const char* op = "murmur_hash32_cpu";
+  const int64_t rows = seed.numel(), columns = col_indices.numel();
+  TORCH_CHECK(seed.dim() == 1 && seed.element_size() == 8 && !seed.is_floating_point(), op, ": seeds must be 64-bit integers");
+  const Tensor at_position = indices(op, positions, rows), column = indices(op, col_indices, columns), seeds = seed.contiguous();
+  Tensor out = at::empty({rows, columns}, seed.options().dtype(at::kUInt32));
+  at::parallel_for(0, rows, grain(columns), [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row)
+      kernels().murmur_hash(data<uint64_t>(seeds)[row], uint32_t(data<int64_t>(at_position)[row]), data<int64_t>(column),
+                            data<uint32_t>(out) + row * columns, columns);
+  });
+  return out;
+}
+
+Tensor draw_tokens(const Tensor& probs, const Tensor& top_ks, const Tensor& top_ps, const Tensor& min_ps, const Tensor& seeds,
+                   const Tensor& positions) {
+  const char* op = "draw_tokens";
+  TORCH_CHECK(probs.dim() == 2 && probs.scalar_type() == at::kFloat && probs.size(1) > 0, op, ": probabilities must be a float32 matrix");
+  const int64_t rows = probs.size(0), vocab = probs.size(1);
+  const Tensor p = probs.contiguous(), k = indices(op, top_ks, rows), seed = indices(op, seeds, rows), position = indices(op, positions, rows);
+  for (const Tensor* t : {&top_ps, &min_ps})
+    TORCH_CHECK(t->dim() == 1 && t->numel() == rows && t->scalar_type() == at::kFloat, op, ": top_ps and min_ps must be float32 [", rows, "]");
+  const Tensor top_p = top_ps.contiguous(), min_p = min_ps.contiguous();
+  Tensor out = at::empty({rows}, probs.options().dtype(at::kInt));
+  at::parallel_for(0, rows, 1, [&](int64_t first, int64_t last) {
+    std::vector<int32_t> heap(vocab);
+    for (int64_t row = first; row < last; ++row)
+      data<int32_t>(out)[row] = kernels().draw_token({data<float>(p) + row * vocab, vocab, data<int64_t>(k)[row], data<float>(top_p)[row],
+          data<float>(min_p)[row], uint64_t(data<int64_t>(seed)[row]), uint32_t(data<int64_t>(position)[row]), heap.data()});
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace aerie
+
+TORCH_LIBRARY_IMPL(sgl_kernel, CPU, m) {
+  m.impl("weight_packed_linear", &aerie::packed_linear);
+  m.impl("rmsnorm_cpu", &aerie::rmsnorm);
+  m.impl("fused_add_rmsnorm_cpu", &aerie::fused_add_rmsnorm);
+  m.impl("silu_and_mul_cpu", &aerie::silu_and_mul);
+  m.impl("rotary_embedding_cpu", &aerie::rotary_embedding);
+  m.impl("store_cache_cpu", &aerie::store_cache);
+  m.impl("decode_attention_cpu", &aerie::decode_attention);
+  m.impl("extend_attention_cpu", &aerie::extend_attention);
+  m.impl("murmur_hash32_cpu", &aerie::murmur_hash32);
+}
+
+TORCH_LIBRARY_IMPL(aerie_cpu, CPU, m) {
+  m.impl("draw_tokens", &aerie::draw_tokens);
+  m.impl("copy_slots", &aerie::copy_slots);
+}
+
+TORCH_LIBRARY_IMPL(aerie_cpu, CompositeExplicitAutograd, m) {
+  m.impl("isa", [] { return std::string(aerie::kernels().isa); });
+}

@@ -1,0 +1,128 @@
+// One seeded draw from a row of probabilities, with top-k, top-p and min-p: what sampling.py calls "draw".
+//
+// The draw is an exponential race: token i finishes after E_i / p_i with E_i = -log(u_i), the first one wins, which is
+// the Gumbel-argmax of SGLang's multinomial_with_seed with one logarithm less. u_i hashes (seed, position, token id),
+// so a draw depends on nothing but its own row: not on the batch, nor on which filters its neighbours use.
+#pragma once
+#include "scalar.h"
+
+namespace aerie::AERIE_ISA {
+
+// MurmurHash3 over four 32-bit blocks: seed low, seed high, position, column (sglang/kernels/ops/sampling/murmur_hash.py).
+static inline uint32_t rotl(uint32_t x, int r) { return (x << r) | (x >> (32 - r)); }
+
+static inline uint32_t mix(uint32_t h, uint32_t k) {
+  return rotl(h ^ (rotl(k * 0xcc9e2d51u, 15) * 0x1b873593u), 13) * 5u + 0xe6546b64u;
+}
+
+static inline uint32_t hash_prefix(uint64_t seed, uint32_t position) {
+  return mix(mix(mix(0u, uint32_t(seed)), uint32_t(seed >> 32)), position);
+}
+
+static inline uint32_t hash_column(uint32_t prefix, uint32_t column) {
+  uint32_t h = mix(prefix, column) ^ 16u;
+  h = (h ^ (h >> 16)) * 0x85ebca6bu;
+  h = (h ^ (h >> 13)) * 0xc2b2ae35u;
+  return h ^ (h >> 16);
+}
+
+static void murmur_hash(uint64_t seed, uint32_t position, const int64_t* columns, uint32_t* out, int64_t count) {
+  const uint32_t prefix = hash_prefix(seed, position);
+  for (int64_t i = 0; i < count; ++i) out[i] = hash_column(prefix, uint32_t(columns[i]));
+}
+
+struct Race {
+  double best_rate = -1.0;  // p / E of the leader
+  int32_t leader = 0;
+
+  inline void enter(float p, uint32_t hash, int32_t token) {
+    const double u = double(hash) / 4294967295.0;
+    // E = -log(u) >= 1 - u: most tokens lose against this bound and need no logarithm.
+    if (!(p > best_rate * (1.0 - u))) return;
+    double e = -log(u);
+    e = e < 0x1p-32 ? 0x1p-32 : e;     // u == 1: as in multinomial_with_seed
+    e = e > 1.79e308 ? 1.79e308 : e;   // u == 0
+    if (p / e > best_rate) best_rate = p / e, leader = token;
+  }
+};
+
+static int32_t race_all(const DrawArgs& a) {
+  Race race;
+  const uint32_t prefix = hash_prefix(a.seed, a.position);
+  uint32_t hashes[256];
+  for (int64_t at = 0; at < a.vocab; at += 256) {
+    const int64_t n = a.vocab - at < 256 ? a.vocab - at : 256;
+    for (int64_t i = 0; i < n; ++i) hashes[i] = hash_column(prefix, uint32_t(at + i));
+    for (int64_t i = 0; i < n; ++i)
+      if (a.probs[at + i] > 0.f) race.enter(a.probs[at + i], hashes[i], int32_t(at + i));
+  }
+  return race.leader;
+}
+
+// A heap of token ids, most likely first; equal probabilities by ascending id, so the order is the row's own.
+struct Ranking {
+  const float* probs;
+  int32_t* ids;
+  int64_t size = 0;
+
+  inline bool before(int32_t a, int32_t b) const { return probs[a] > probs[b] || (probs[a] == probs[b] && a < b); }
+
+  inline void sift_down(int64_t at) {
+    for (int64_t child; (child = 2 * at + 1) < size; at = child) {
+      if (child + 1 < size && before(ids[child + 1], ids[child])) ++child;
+      if (!before(ids[child], ids[at])) return;
+      const int32_t moved = ids[at];
+      ids[at] = ids[child], ids[child] = moved;
+    }
+  }
+
+  inline void fill(int64_t vocab, float at_least, float below) {
+    size = 0;
+    for (int64_t i = 0; i < vocab; ++i)
+      if (probs[i] > 0.f && probs[i] >= at_least && probs[i] < below) ids[size++] = int32_t(i);
+    for (int64_t at = size / 2 - 1; at >= 0; --at) sift_down(at);
+  }
+
+  inline int32_t pop() {
+    const int32_t top = ids[0];
+    ids[0] = ids[--size];
+    sift_down(0);
+    return top;
+  }
+};
+
+// Walks tokens from the most likely down and stops where the filters do; ranks them one band of probability at a time,
+// since usually the first band is all that is needed.
+static int32_t race_kept(const DrawArgs& a, float top) {
+  Race race;
+  Ranking ranking{a.probs, a.heap};
+  const uint32_t prefix = hash_prefix(a.seed, a.position);
+  const float least = top * a.min_p;
+  double mass = 0.0;
+  int64_t rank = 0;
+  for (float below = INFINITY, at_least = top * 0x1p-8f; below > 0.f; below = at_least, at_least *= 0x1p-8f) {
+    for (ranking.fill(a.vocab, at_least, below); ranking.size > 0; ++rank) {
+      const int32_t token = ranking.pop();
+      const float p = a.probs[token];
+      if (rank >= a.top_k || (a.top_p < 1.f && mass > a.top_p) || p < least) return race.leader;
+      race.enter(p, hash_column(prefix, uint32_t(token)), token);
+      mass += p;
+    }
+  }
+  return race.leader;
+}
+
+static int32_t draw_token(const DrawArgs& a) {
+  float top = 0.f;
+#pragma omp simd reduction(max : top)
+  for (int64_t i = 0; i < a.vocab; ++i) top = a.probs[i] > top ? a.probs[i] : top;
+  if (a.top_k <= 1) {
+    for (int64_t i = 0; i < a.vocab; ++i)
+      if (a.probs[i] == top) return int32_t(i);
+    return 0;  // a row of NaN
+  }
+  const bool filtered = a.top_k < a.vocab || a.top_p < 1.f || a.min_p > 0.f;
+  return filtered ? race_kept(a, top) : race_all(a);
+}
+
+}  // namespace aerie::AERIE_ISA
