@@ -92,6 +92,16 @@ def check_machine() -> None:
         raise SetupError(f"{FREE_BYTES // 2**30} GB of free disk are needed for the environment and the model")
 
 
+def make_venv() -> None:
+    """A fresh `.venv` with pip."""
+    try:
+        venv.create(VENV, with_pip=True, clear=VENV.exists())
+    except subprocess.CalledProcessError:  # Debian splits ensurepip off
+        raise SetupError(
+            "this Python cannot make environments: install python3.11-venv, or name another PYTHON="
+        ) from None
+
+
 def install(name: str) -> None:
     """Create the environment if need be and install one lock into it, skipping what is up to date."""
     files = locks(name)
@@ -102,7 +112,7 @@ def install(name: str) -> None:
     started = time.monotonic()
     if not (VENV / "bin" / "python").exists():
         say("making .venv")
-        venv.create(VENV, with_pip=True, clear=VENV.exists())
+        make_venv()
     runtime = next(path for path in files if path.name == "runtime-cpu.txt")
     pip("installing torch (about 200 MB)", *torch_arguments(runtime))
     count = sum(path.read_text().count("==") for path in files)

@@ -22,7 +22,7 @@ class Algorithm(StrEnum):
     NGRAM = "NGRAM"
 
 
-NEEDS_DRAFT = frozenset({Algorithm.EAGLE, Algorithm.EAGLE3, Algorithm.STANDALONE})
+NEEDS_DRAFT = frozenset({Algorithm.EAGLE, Algorithm.EAGLE3, Algorithm.NEXTN, Algorithm.STANDALONE})
 TREE_NUMBERS = ("num_steps", "eagle_topk", "num_draft_tokens")
 PAGED_TREE_BACKENDS = ("flashinfer", "fa3", "triton")
 
@@ -101,7 +101,8 @@ class SpeculativeConfig(BaseModel, frozen=True, extra="forbid"):
         if self.algorithm in NEEDS_DRAFT and self.draft is None:
             raise ValueError(
                 f"draft: {self.algorithm} needs a draft model (without one SGLang loads the target as its own draft "
-                "and crashes); name a directory or repository: draft=draft_models/smollm2-135m-instruct-eagle3"
+                "and crashes); name a directory or repository: draft=draft_models/smollm2-135m-instruct-eagle3, or, "
+                "for NEXTN with a target that has an MTP layer of its own, the target"
             )
         if self.algorithm is Algorithm.NGRAM and self.draft is not None:
             raise ValueError("draft: NGRAM drafts from the prompt and has no draft model; leave draft out")

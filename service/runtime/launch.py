@@ -5,8 +5,10 @@ Owns the child's environment, its start-up budget and what "ready" means. The fl
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 
@@ -31,7 +33,8 @@ def runtime(config: RuntimeConfig, say: Callable[[str], None], echo: Callable[[s
 
 def environment(config: RuntimeConfig, say: Callable[[str], None]) -> dict[str, str]:
     """What the child's environment has beside ours."""
-    env = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    path = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]  # our ninja: SGLang compiles NGRAM
+    env = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", "PATH": os.pathsep.join(path)}
     if config.is_local:
         env |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if config.device == "cpu":

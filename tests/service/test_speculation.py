@@ -28,7 +28,7 @@ def test_plain_decoding_passes_no_speculative_flag() -> None:
 
 @pytest.mark.parametrize("algorithm", [a for a in Algorithm if a is not Algorithm.NONE])
 def test_all_three_tree_numbers_are_always_passed(algorithm: Algorithm) -> None:
-    draft = None if algorithm in (Algorithm.NGRAM, Algorithm.NEXTN) else "some/draft"
+    draft = None if algorithm is Algorithm.NGRAM else "some/draft"
     flags = sglang_flags(config(algorithm=algorithm, draft=draft))
     for name, value in (("num-steps", "3"), ("eagle-topk", "4"), ("num-draft-tokens", "8")):
         assert flags[flags.index(f"--speculative-{name}") + 1] == value
@@ -50,6 +50,7 @@ def test_ngram_passes_its_breadth_because_sglang_overwrites_topk() -> None:
         ),
         ({"draft": None}, "draft", "draft=draft_models/"),
         ({"algorithm": "EAGLE", "draft": None}, "draft", "draft="),
+        ({"algorithm": "NEXTN", "draft": None}, "draft", "the target"),
         ({"algorithm": "STANDALONE", "draft": None}, "draft", "draft="),
         ({"algorithm": "NGRAM"}, "draft", "leave draft out"),
         ({"num_steps": None}, "num_steps", "num_steps=3"),
