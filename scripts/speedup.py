@@ -66,7 +66,7 @@ def provenance() -> dict[str, str]:
         (line.partition(":")[2].strip() for line in cpu.stdout.splitlines() if line.startswith("Model name")), "?"
     )
     return {
-        "argv": " ".join(sys.argv),
+        "command": " ".join(["python -m scripts.speedup", *sys.argv[1:]]),
         "commit": commit.stdout.strip(),
         "sglang": version("sglang"),
         "torch": version("torch"),
