@@ -7,13 +7,13 @@ import textwrap
 import pytest
 
 from service.runtime.cpu import stubs
-from service.runtime.cpu.build import REPOSITORY
+from service.runtime.profiles import ROOT
 
 
 def run(code):
     prelude = "from service.runtime.cpu import stubs\nstubs.install(force=True)\n"
     command = [sys.executable, "-c", prelude + textwrap.dedent(code)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 KERNELS = """
@@ -107,7 +107,7 @@ def test_a_missing_package_stays_missing_for_those_who_ask():
         assert not import_utils.is_torchvision_available()
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 
 

@@ -1,0 +1,156 @@
+"""Training rows: the target's own answers as token ids, read strictly, split and batched reproducibly.
+
+A row is `{"ids": [...], "response_start": n, "temperature": t, "prompt_id": "..."}`: ids hold prompt and response, the
+response begins at index n. Prompts for evaluation (`read_prompts`) are `{"turns": [...]}` or `{"prompt": "..."}`.
+
+Owns files of rows and which rows make a batch, as pure functions of the seed. Refuses to own tensors.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from draft_models.errors import DataError
+
+SORTED_TOGETHER = 256
+"""Rows sorted by length before they are cut into batches: little padding, and still a shuffle."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One conversation the target wrote the end of."""
+
+    ids: tuple[int, ...]
+    response_start: int
+    temperature: float
+    key: str
+    """What decides whether the row is held out: rows of one prompt share it."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One evaluation prompt and the set it belongs to (its file's name)."""
+
+    text: str
+    task: str
+
+
+def read_rows(paths: Sequence[Path], vocab_size: int, max_length: int) -> list[Row]:
+    """All rows of the files.
+
+    Raises:
+        DataError: a file cannot be read, holds nothing, or has a broken line, which is named.
+    """
+    return [_row(record, f"{path}:{line}", vocab_size, max_length) for path in paths for line, record in _records(path)]
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """First turns of an evaluation file.
+
+    Raises:
+        DataError: as for `read_rows`.
+    """
+    prompts = []
+    for line, record in _records(path):
+        turns = record.get("turns") or [record.get("prompt")]
+        if not isinstance(turns, list) or not isinstance(turns[0], str) or not turns[0]:
+            raise DataError(f'{path}:{line}: no prompt; a line is {{"turns": ["..."]}} or {{"prompt": "..."}}')
+        prompts.append(Prompt(turns[0], path.stem))
+    return prompts
+
+
+def hold_out(rows: Sequence[Row], count: int) -> tuple[list[Row], list[Row]]:
+    """(training rows, held-out rows): whole prompts, chosen by their hash, so that a larger data set keeps the choice.
+
+    Held-out rows are greedy answers: measured on them, acceptance is that of greedy decoding.
+    """
+    keys = sorted({row.key for row in rows if row.temperature == 0}, key=_digest)[:count]
+    chosen = set(keys)
+    kept = [row for row in rows if row.key not in chosen]
+    held = {row.key: row for row in rows if row.key in chosen and row.temperature == 0}
+    return kept, [held[key] for key in keys]
+
+
+def batches(lengths: Sequence[int], batch_tokens: int, seed: int, epoch: int) -> list[list[int]]:
+    """One epoch's batches of row indices, at most `batch_tokens` each with padding: a function of its arguments."""
+    # the seed is a string, so that (1, 23) and (12, 3) differ; random.Random hashes it the same way in every process
+    shuffle = random.Random(f"{seed}/{epoch}")  # noqa: S311  not cryptography
+    order = list(range(len(lengths)))
+    shuffle.shuffle(order)
+    found: list[list[int]] = []
+    for start in range(0, len(order), SORTED_TOGETHER):
+        together = sorted(order[start : start + SORTED_TOGETHER], key=lambda index: lengths[index])
+        found += _cut(together, lengths, batch_tokens)
+    shuffle.shuffle(found)
+    return found
+
+
+def digest(rows: Sequence[Row]) -> str:
+    """What the data are, for provenance and for resuming: a hash of every id."""
+    total = hashlib.sha256()
+    for row in rows:
+        total.update(f"{row.response_start}:{','.join(map(str, row.ids))};".encode())
+    return total.hexdigest()[:16]
+
+
+def _cut(order: list[int], lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Consecutive rows of rising length, as many as fit."""
+    batch: list[int] = []
+    for index in order:
+        if batch and (len(batch) + 1) * lengths[index] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _records(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """(line number, object) of every line that is not empty."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: {error}") from error
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}:{number}: not JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise DataError(f"{path}:{number}: a line is a JSON object, not {type(record).__name__}")
+        found.append((number, record))
+    if not found:
+        raise DataError(f"{path}: the file is empty")
+    return found
+
+
+def _row(record: dict[str, Any], place: str, vocab_size: int, max_length: int) -> Row:
+    ids, start = record.get("ids"), record.get("response_start")
+    if not isinstance(ids, list) or not all(isinstance(token, int) for token in ids):
+        raise DataError(f"{place}: ids is no list of token ids")
+    if not isinstance(start, int) or not 1 <= start < len(ids):
+        raise DataError(f"{place}: response_start {start} is not within 1..{len(ids) - 1}")
+    if not all(0 <= token < vocab_size for token in ids):
+        raise DataError(f"{place}: a token id is outside the target's vocabulary of {vocab_size}")
+    if len(ids) > max_length:
+        raise DataError(f"{place}: {len(ids)} tokens are longer than the target's context of {max_length}")
+    temperature = record.get("temperature", 0.0)
+    if not isinstance(temperature, int | float):
+        raise DataError(f"{place}: temperature {temperature!r} is no number")
+    # a self-prompted row has no prompt id: its prompt is its key
+    key = record.get("prompt_id") or _digest(",".join(map(str, ids[:start])))
+    return Row(tuple(ids), start, float(temperature), str(key))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

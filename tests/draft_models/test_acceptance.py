@@ -1,0 +1,28 @@
+"""tau and n-alpha, as docs/sglang.md defines them."""
+
+import pytest
+
+from draft_models.acceptance import Acceptance, tau_interval, walk
+
+
+def test_tau_is_one_plus_correct_drafts_per_verify_pass():
+    assert Acceptance.of([0, 3, 1, 0]).tau == 2
+    assert Acceptance().tau == 1
+    assert (Acceptance.of([0, 3]) + Acceptance.of([1, 0])) == Acceptance.of([0, 3, 1, 0])
+
+
+def test_n_alpha_is_conditional_on_the_first_n():
+    assert Acceptance.of([0, 0, 1, 2, 2]).alphas(4) == [3 / 5, 2 / 3, 0.0, None]
+
+
+def test_a_walk_moves_one_more_than_was_correct():
+    assert walk([9, 2, 0, 0, 1, 0, 5], start=1, stop=6) == [2, 1]
+
+
+def test_the_interval_holds_tau_and_narrows_with_prompts():
+    few = [Acceptance.of([0, 2]), Acceptance.of([1, 1, 3])] * 2
+    low, high = tau_interval(few)
+    assert low <= sum(few, Acceptance()).tau <= high
+    narrow = tau_interval(few * 25)
+    assert narrow[1] - narrow[0] < high - low
+    assert tau_interval([Acceptance.of([1])] * 3) == pytest.approx((2, 2))

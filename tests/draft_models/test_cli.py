@@ -1,0 +1,114 @@
+"""The command line from data to a measured draft, on a tiny target in a directory."""
+
+import json
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from draft_models import cli
+from draft_models.checkpoint import load_draft
+from tests.draft_models import tiny
+
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %} t0"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A target, training rows and two tasks of prompts."""
+    home = tmp_path_factory.mktemp("home")
+    tiny.target().model.save_pretrained(home / "target")
+    words = Tokenizer(models.WordLevel({f"t{index}": index for index in range(tiny.VOCAB)}, unk_token="t0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, chat_template=TEMPLATE, eos_token="t1")
+    tokenizer.save_pretrained(home / "target")
+    rows = [{"ids": row.ids, "response_start": row.response_start, "prompt_id": row.key} for row in tiny.rows(12)]
+    (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for task in ("math", "code"):
+        (home / f"{task}.jsonl").write_text('{"turns": ["t3 t4 t5"]}\n{"turns": ["t6 t7"]}\n')
+    return home
+
+
+def train(home, out, *more):
+    arguments = ["train", "--target", home / "target", "--data", home / "rows.jsonl", "--out", out, "--taps", "1,2,3"]
+    numbers = ["--draft-vocab-size", 40, "--held-out", 2, "--batch-tokens", 64, "--epochs", 1, "--num-steps", 2]
+    return cli.main([str(part) for part in (*arguments, *numbers, *more)])
+
+
+def evaluate(home, draft, *more):
+    prompts = [home / "math.jsonl", home / "code.jsonl"]
+    arguments = ["evaluate", home / "target", draft, "--dtype", "float32", "--max-tokens", 8, "--prompts", *prompts]
+    return cli.main([str(part) for part in (*arguments, *more)])
+
+
+@pytest.fixture(scope="module")
+def trained(home, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    assert train(home, out) == 0
+    return out
+
+
+def test_training_leaves_a_draft_that_sglang_can_read_and_says_where_it_is_from(trained):
+    assert load_draft(trained / "draft", 4).config.taps == tiny.TAPS
+    aerie = json.loads((trained / "draft" / "config.json").read_text())["aerie"]
+    assert {"target", "chat_template_sha256", "rows_sha256", "recipe", "argv", "versions", "held_out_tau"} <= set(aerie)
+
+
+def test_a_run_is_never_overwritten_but_resumed(home, trained, capsys):
+    assert train(home, trained) == 1
+    assert "holds a run; --resume goes on with it" in capsys.readouterr().err
+    assert train(home, trained, "--resume") == 0
+    assert train(home, trained, "--resume", "--learning-rate", "0.5") == 1
+    assert "learning_rate was 0.001, is 0.5" in capsys.readouterr().err
+
+
+def test_evaluation_reports_every_task_all_prompts_and_the_mean(home, trained, capsys, tmp_path):
+    report = tmp_path / "report.json"
+    assert evaluate(home, trained / "draft", "--tree", "3/2/6", "--json", report) == 0
+    rows = {row["task"]: row for row in json.loads(report.read_text())["rows"]}
+    assert list(rows) == ["math", "code", "all", "mean"]
+    assert rows["all"]["prompts"] == 4
+    assert rows["all"]["tau"] == 1 + rows["all"]["correct_drafts"] / rows["all"]["verify_passes"]
+    assert "n_alpha" not in rows["math"]
+    assert "mean         tau" in capsys.readouterr().out
+
+
+def test_a_chain_has_n_alpha_for_every_step(home, trained, tmp_path):
+    report = tmp_path / "report.json"
+    assert evaluate(home, trained / "draft", "--tree", "6/1/7", "--limit", 1, "--json", report) == 0
+    assert len(json.loads(report.read_text())["rows"][0]["n_alpha"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("--taps", "1,9"), "taps [1, 9] must rise and lie in 1..3"),
+        (("--epochs", "0"), "epochs: Input should be greater than or equal to 1"),
+        (("--draft-vocab-size", "99"), "draft_vocab_size 99 exceeds the target's 61 tokens"),
+        (("--held-out", "99"), "nothing is left to train on"),
+        (("--target", "/nowhere"), "/nowhere: no config.json"),
+        (("--data", "/nowhere.jsonl"), "/nowhere.jsonl"),
+    ],
+)
+def test_a_bad_argument_is_one_clear_line(home, tmp_path, capsys, change, reason):
+    assert train(home, tmp_path, *change) == 1
+    error = capsys.readouterr().err
+    assert reason in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "draft").exists()
+
+
+def test_a_draft_that_is_none_and_a_prompt_that_is_too_long_are_one_clear_line(home, trained, capsys, tmp_path):
+    assert evaluate(home, tmp_path) == 1
+    assert "config.json" in capsys.readouterr().err
+    assert evaluate(home, trained / "draft", "--max-tokens", "254") == 1
+    assert "does not fit the target's context" in capsys.readouterr().err
+
+
+def test_check_exits_with_one_only_for_what_would_not_work(home, trained, capsys, tmp_path):
+    assert cli.main(["check", str(home / "target"), str(trained / "draft")]) == 0
+    assert "nothing to find fault with" in capsys.readouterr().out
+    broken = json.loads((trained / "draft" / "config.json").read_text()) | {"architectures": ["LlamaForCausalLM"]}
+    (tmp_path / "config.json").write_text(json.dumps(broken))
+    assert cli.main(["check", str(home / "target"), str(tmp_path), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)[0]["level"] == "error"
