@@ -108,7 +108,7 @@ OK, RELAXED, REFUSED = Support.SUPPORTED, Support.RELAXED, Support.REFUSED
 MEASURED = "measured on 0.5.23, cpu, EAGLE3 3/4/8"
 
 TABLE: tuple[Rule, ...] = (
-    Rule(Feature.TEMPERATURE, OK, "speculative/eagle_utils.py eagle_sample; docs/cpu.md"),
+    Rule(Feature.TEMPERATURE, OK, "speculative/eagle_utils.py eagle_sample; service/runtime/cpu/sampling.py"),
     Rule(
         Feature.TOP_K,
         RELAXED,
@@ -202,7 +202,7 @@ TABLE: tuple[Rule, ...] = (
         "measured on 0.5.23: an id outside the vocabulary in a prompt ends the scheduler",
         "Prompts of token ids are not accepted: an id outside the vocabulary stops the runtime. Send text.",
     ),
-    Rule(Feature.HIDDEN_STATES, REFUSED, "sglang.md", "Hidden states are not returned to clients."),
+    Rule(Feature.HIDDEN_STATES, REFUSED, "entrypoints/openai/protocol.py", "Hidden states are not returned."),
     Rule(
         Feature.BEST_OF,
         REFUSED,
