@@ -9,6 +9,7 @@ import json
 import shutil
 import socket
 import struct
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,19 @@ def check(config: RuntimeConfig) -> None:
     check_port(config.host, config.port, "RUNTIME_PORT")
     check_draft(config.speculation)
     check_memory(config.min_memory_gib)
-    if config.device == "cuda" and shutil.which("nvidia-smi") is None:
+    if config.device == "cuda":
+        check_cuda()
+
+
+def check_cuda() -> None:
+    """Raises PreflightError where there is no GPU, or an environment that was set up for the CPU."""
+    if shutil.which("nvidia-smi") is None:
         raise PreflightError("device: no NVIDIA driver here (nvidia-smi is missing); use --profile cpu")
+    if find_spec("sgl_kernel") is None:  # ours for CPU is not on the path of this process
+        raise PreflightError(
+            "device: SGLang's GPU kernels are not installed in this environment; run `pip install .` and `aerie` where "
+            "SGLang 0.5.23 is installed for GPUs, in its published image for instance"
+        )
 
 
 def check_port(host: str, port: int, name: str) -> None:

@@ -47,6 +47,15 @@ def test_too_little_memory_says_how_much_there_is_and_how_much_is_needed(monkeyp
         preflight.check_memory(3.5)
 
 
+def test_a_gpu_profile_without_a_gpu_or_without_its_kernels_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight.shutil, "which", lambda _: None)
+    with pytest.raises(PreflightError, match=r"no NVIDIA driver here .* use --profile cpu"):
+        preflight.check_cuda()
+    monkeypatch.setattr(preflight.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
+    with pytest.raises(PreflightError, match="SGLang's GPU kernels are not installed"):
+        preflight.check_cuda()
+
+
 def test_the_shipped_draft_passes() -> None:
     preflight.check_draft(eagle3(SHIPPED))
 
