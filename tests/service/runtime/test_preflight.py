@@ -52,6 +52,7 @@ def test_a_gpu_profile_without_a_gpu_or_without_its_kernels_says_which(monkeypat
     with pytest.raises(PreflightError, match=r"no NVIDIA driver here .* use --profile cpu"):
         preflight.check_cuda()
     monkeypatch.setattr(preflight.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(preflight, "find_spec", lambda _: None)
     with pytest.raises(PreflightError, match="SGLang's GPU kernels are not installed"):
         preflight.check_cuda()
 

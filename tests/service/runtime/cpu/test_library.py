@@ -11,6 +11,7 @@ import torch
 from sgl_kernel.unsupported import UNSUPPORTED
 
 from service.runtime.cpu import build as cpu_build
+from service.runtime.profiles import ROOT
 
 from .conftest import COMPILED
 
@@ -75,7 +76,7 @@ def test_every_instruction_set_passes_the_op_tests(isa):
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", "compiled", *tests]
     environment = os.environ | {"AERIE_CPU_ISA": isa}
     run = subprocess.run(
-        command, cwd=cpu_build.ROOT, env=environment, capture_output=True, text=True, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )  # fmt: skip
     assert run.returncode == 0, run.stdout
 
