@@ -16,7 +16,7 @@ from service.runtime.cache import cache_dir
 from service.runtime.model_source import EMBEDDED
 from tests.e2e.servers import Server, aerie, chatml, prompts
 
-SINGLE_TOKENS = 10
+SINGLE_TOKENS = 8
 BATCHED_TOKENS = 16
 AT_ONCE = 13
 DRAWS = 128
@@ -59,7 +59,7 @@ def greedy_batched(server: Server, texts: Sequence[str] = TEXTS) -> list[list[in
 
 def seeded(server: Server, sampling: dict[str, float]) -> list[list[int]]:
     """Answers to some of the prompts, batched, each with a seed of its own."""
-    some = TEXTS[::6]
+    some = TEXTS[::9]
     with ThreadPoolExecutor(len(some)) as pool:
         answers = pool.map(
             lambda text: server.generate(text, max_new_tokens=BATCHED_TOKENS, sampling_seed=len(text), **sampling), some
