@@ -29,6 +29,18 @@ def test_figure_6_draws_these_matrices():
     ]
 
 
+def merged(query, keys, values):
+    """One row, every position simulated: the first keys and values are the data, the others the steps."""
+    return merged_attention(
+        query,
+        keys[0].transpose(0, 1)[None],
+        values[0].transpose(0, 1)[None],
+        list(zip(keys[1:], values[1:], strict=True)),
+        torch.zeros(len(query), dtype=torch.long),
+        torch.arange(len(query)),
+    )
+
+
 @pytest.mark.parametrize("step", [0, 1, 2, 4])
 @pytest.mark.parametrize(("heads", "groups"), [(4, 4), (4, 2), (6, 1)])
 def test_every_step_attends_as_its_matrix_says(step, heads, groups):
@@ -36,14 +48,7 @@ def test_every_step_attends_as_its_matrix_says(step, heads, groups):
     tokens, size = 7, 8
     query = torch.randn(tokens, heads, size)
     keys, values = ([torch.randn(tokens, groups, size) for _ in range(step + 1)] for _ in range(2))
-    found = merged_attention(
-        query,
-        keys[0].transpose(0, 1)[None],
-        values[0].transpose(0, 1)[None],
-        list(zip(keys[1:], values[1:], strict=True)),
-        torch.zeros(tokens, dtype=torch.long),
-        torch.arange(tokens),
-    )
+    found = merged(query, keys, values)
     torch.testing.assert_close(found, dense(query, keys, values, mask(tokens, step)))
 
 
@@ -54,14 +59,7 @@ def test_gradients_are_those_of_the_dense_mask():
     query, keys, values = torch.randn(tokens, 4, 4, requires_grad=True), make(), make()
     weight = torch.randn(tokens, 4, 4)
     leaves = [query, *keys, *values]
-    found = merged_attention(
-        query,
-        keys[0].transpose(0, 1)[None],
-        values[0].transpose(0, 1)[None],
-        list(zip(keys[1:], values[1:], strict=True)),
-        torch.zeros(tokens, dtype=torch.long),
-        torch.arange(tokens),
-    )
+    found = merged(query, keys, values)
     expected = dense(query, keys, values, mask(tokens, steps))
     for ours, theirs in zip(
         torch.autograd.grad((found * weight).sum(), leaves),
