@@ -9,13 +9,14 @@ import ctypes
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
 PR_SET_PDEATHSIG = 1
 KEPT_LINES = 40
+LINE_BYTES = 65536
 
 
 class ChildError(Exception):
@@ -71,9 +72,9 @@ class Child:
         if self.log is not None:
             self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") if self.log else contextlib.nullcontext() as file:
-            while line := await _line(stream):
+            async for line in _lines(stream):
                 if file is not None:
-                    file.write(line)
+                    file.write(line + b"\n")
                     file.flush()
                 text = line.decode(errors="replace").rstrip()
                 self.last_lines.append(text)
@@ -121,12 +122,21 @@ class Child:
                 process.kill()
 
 
-async def _line(stream: asyncio.StreamReader) -> bytes:
-    """The next line, or what is left of one that is longer than the reader's limit; empty at the end."""
-    try:
-        return await stream.readline()
-    except ValueError:  # over the limit of 64 KiB: take it in pieces
-        return await stream.read(65536)
+async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """Its lines without their ends; one longer than LINE_BYTES comes in pieces, and nothing is lost.
+
+    `StreamReader.readline` drops what it has buffered when a line exceeds its limit.
+    """
+    rest = b""
+    while chunk := await stream.read(LINE_BYTES):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line
+        if len(rest) >= LINE_BYTES:
+            yield rest
+            rest = b""
+    if rest:
+        yield rest
 
 
 def _family(pid: int) -> list[psutil.Process]:

@@ -78,14 +78,17 @@ def test_a_child_that_never_gets_ready_exceeds_its_budget() -> None:
         asyncio.run(run())
 
 
-def test_a_line_longer_than_the_pipes_buffer_does_not_stop_the_reading() -> None:
+@pytest.mark.parametrize("length", [65_535, 65_536, 65_537, 300_000])
+def test_a_line_longer_than_the_pipes_buffer_is_read_whole_in_pieces(length: int) -> None:
     async def run() -> list[str]:
-        running = child("print('x' * 300_000); print('end')")
+        running = child(f"print('x' * {length}); print('end')")
         await running.start()
         await running.ended()
         return list(running.last_lines)
 
-    assert asyncio.run(run())[-1] == "end"
+    *pieces, end = asyncio.run(run())
+    assert end == "end"
+    assert "".join(pieces) == "x" * length
 
 
 def test_stopping_ends_the_child_and_what_it_started() -> None:
