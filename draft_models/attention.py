@@ -27,9 +27,6 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-
 
 def rotate(x_MHd: Tensor, cos_Md: Tensor, sin_Md: Tensor) -> Tensor:
     """Rotary position embedding, in the half-split layout of Llama and Qwen."""
@@ -53,8 +50,8 @@ def cached_attention(query_MHd: Tensor, key_CGd: Tensor, value_CGd: Tensor, mask
 class CausalThenDiagonal:
     """The attention memory of one unrolled batch: first call is step 0, every further call one simulated step.
 
-    Step 0 brings queries, keys and values of all B * T positions, later steps those of the N simulated positions. Every
-    call returns outputs of the N simulated positions only.
+    Step 0 brings queries, keys and values of all B * T positions and returns outputs of the N simulated ones. Later
+    steps bring those that are simulated on: the first of the N, as many as the step before or fewer.
     """
 
     def __init__(self, rows: int, row_N: Tensor, column_N: Tensor) -> None:
@@ -70,7 +67,9 @@ class CausalThenDiagonal:
             query = _rows(query, self.rows)[self.row_N, self.column_N]
         else:
             self.simulated.append((key, value))
-        return merged_attention(query, *self.data, self.simulated, self.row_N, self.column_N)
+        alive = len(query)
+        memory = [(key_NGd[:alive], value_NGd[:alive]) for key_NGd, value_NGd in self.simulated]
+        return merged_attention(query, *self.data, memory, self.row_N[:alive], self.column_N[:alive])
 
 
 def merged_attention(
@@ -111,14 +110,14 @@ class _Merged(Function):
         row_N: Tensor,
         column_N: Tensor,
     ) -> Tensor:
-        # fp32 whatever the inputs are: the CPU kernel is as fast, and log-sum-exps want it
+        # fp32 whatever the inputs are: the CPU kernel is as fast, and the diagonal terms are few
         query_NHd, key_BGTd, value_BGTd, key_SNGd, value_SNGd = (
             x.float() for x in (query_NHd, key_BGTd, value_BGTd, key_SNGd, value_SNGd)
         )
         heads, scale = query_NHd.shape[1], query_NHd.shape[2] ** -0.5
         query_BHTd = _spread(query_NHd, key_BGTd, row_N, column_N)
-        block_out_BHTd, block_lse_BHT = _flash(
-            query_BHTd, _per_head(key_BGTd, heads), _per_head(value_BGTd, heads), is_causal=True
+        block_out_BHTd, block_lse_BHT = causal_block(
+            query_BHTd, _per_head(key_BGTd, heads), _per_head(value_BGTd, heads)
         )
         block_lse_NH = block_lse_BHT[row_N, :, column_N]
         query_NGEd = _grouped(query_NHd, key_BGTd.shape[1])
@@ -149,19 +148,59 @@ class _Merged(Function):
         diagonal_NHd = (grad_score_SNGE[..., None] * key_SNGd[:, :, :, None]).sum(0).flatten(1, 2)
         # the causal block, by its kernel
         spread_BHTd = [_spread(x, key_BGTd, row_N, column_N) for x in (grad_NHd, query_NHd, out_NHd, lse_NH[..., None])]
-        grad_query_BHTd, grad_key_BHTd, grad_value_BHTd = _flash_backward(
+        grad_query_BHTd, grad_key_BHTd, grad_value_BHTd = causal_block_backward(
             spread_BHTd[0],
             spread_BHTd[1],
             _per_head(key_BGTd, heads),
             _per_head(value_BGTd, heads),
             spread_BHTd[2],
             spread_BHTd[3][..., 0],
-            0.0,
-            is_causal=True,
         )
         grad_query_NHd = grad_query_BHTd[row_N, :, column_N] + diagonal_NHd
         grad_key_BGTd, grad_value_BGTd = (_grouped(x, groups).sum(2) for x in (grad_key_BHTd, grad_value_BHTd))
         return grad_query_NHd, grad_key_BGTd, grad_value_BGTd, grad_key_SNGd, grad_value_SNGd, None, None
+
+
+def causal_block(query_BHTd: Tensor, key_BHTd: Tensor, value_BHTd: Tensor) -> tuple[Tensor, Tensor]:
+    """Causal attention and its log-sum-exp [B, H, T], both fp32, by the device's fused kernel.
+
+    The CUDA kernel takes 16-bit inputs only, on compute capability 8.0 and later.
+    """
+    if query_BHTd.device.type == "cpu":
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        out_BHTd, lse_BHT = kernel(query_BHTd, key_BHTd, value_BHTd, is_causal=True)
+        return out_BHTd, lse_BHT
+    half = (x.bfloat16() for x in (query_BHTd, key_BHTd, value_BHTd))
+    out_BHTd, lse_BHT, *_ = torch.ops.aten._scaled_dot_product_flash_attention(*half, is_causal=True)
+    return out_BHTd.float(), lse_BHT
+
+
+def causal_block_backward(
+    grad_BHTd: Tensor, query_BHTd: Tensor, key_BHTd: Tensor, value_BHTd: Tensor, out_BHTd: Tensor, lse_BHT: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, fp32, given what the softmax came to: `out_BHTd` and `lse_BHT`."""
+    if query_BHTd.device.type == "cpu":
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        grads: tuple[Tensor, Tensor, Tensor] = kernel(
+            grad_BHTd, query_BHTd, key_BHTd, value_BHTd, out_BHTd, lse_BHT, 0.0, is_causal=True
+        )
+        return grads
+    half = [x.bfloat16() for x in (grad_BHTd, query_BHTd, key_BHTd, value_BHTd, out_BHTd)]
+    length, unused = query_BHTd.shape[2], torch.empty(0, dtype=torch.long, device=query_BHTd.device)
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_backward
+    grad_query, grad_key, grad_value = kernel(
+        *half,
+        lse_BHT.contiguous(),
+        unused,
+        unused,
+        length,
+        length,
+        dropout_p=0.0,
+        is_causal=True,
+        philox_seed=unused,
+        philox_offset=unused,
+    )
+    return grad_query.float(), grad_key.float(), grad_value.float()
 
 
 def _rows(x_MHd: Tensor, rows: int) -> Tensor:

@@ -15,6 +15,9 @@ from transformers import PretrainedConfig
 from draft_models.errors import ConfigError
 
 SUPPORTED_TARGETS = ("llama", "qwen2", "qwen3", "mistral")
+SUPPORTED_ROPES = ("default", "linear", "llama3", "yarn")
+"""Those whose angles depend on the position alone. Those of dynamic and longrope depend on the length read so far, so a
+cached key would not be what reading it anew gives."""
 
 
 class DraftConfig(BaseModel, frozen=True, extra="forbid"):
@@ -42,11 +45,9 @@ class DraftConfig(BaseModel, frozen=True, extra="forbid"):
         """The draft for a target: its sizes, and `default_taps` unless others are named.
 
         Raises:
-            ConfigError: the target's architecture is not supported, or the taps or the vocabulary do not fit it.
+            ConfigError: the target is not supported (`require_supported`), or the taps or the vocabulary do not fit it.
         """
-        if target.model_type not in SUPPORTED_TARGETS:
-            known = ", ".join(SUPPORTED_TARGETS)
-            raise ConfigError(f"target: model_type {target.model_type!r} is not supported; supported: {known}")
+        require_supported(target)
         layers, heads = target.num_hidden_layers, target.num_attention_heads
         try:
             return cls(
@@ -77,6 +78,8 @@ class DraftConfig(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(
                 f"{self.num_attention_heads} attention heads cannot share {self.num_key_value_heads} key-value heads"
             )
+        if fault := _rope_fault(self.rope_parameters):
+            raise ValueError(fault)
         if self.draft_vocab_size > self.vocab_size:
             raise ValueError(f"draft_vocab_size {self.draft_vocab_size} exceeds the target's {self.vocab_size} tokens")
         if list(self.taps) != sorted(set(self.taps)) or not 1 <= self.taps[0] <= self.taps[-1] < self.num_target_layers:
@@ -95,6 +98,10 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
 
     num_steps: int = Field(default=5, ge=1, le=16, description="S, the unrolled steps of the training-time test")
     position_decay: float = Field(default=0.8, gt=0, le=1, description="step s weighs position_decay ** s in the loss")
+    position_survival: float = Field(
+        default=0.8, gt=0, le=1, description="share of positions simulated on from each step to the next (unroll.py)"
+    )
+    feature_weight: float = Field(default=0.0, ge=0, description="the feature constraint that EAGLE-3 drops; ablations")
     learning_rate: float = Field(default=1e-3, gt=0)
     final_learning_rate: float = Field(default=0.05, ge=0, le=1, description="end of the cosine, times learning_rate")
     warmup_batches: int = Field(default=30, ge=0)
@@ -106,7 +113,29 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     seed: int = 0
     compute_dtype: str = Field(default="bfloat16", pattern="^(bfloat16|float32)$")
     validate_every: int = Field(default=400, ge=1, description="batches between two measurements of held-out tau")
+    patience: int = Field(
+        default=0, ge=0, description="stop after this many measurements without a better tau; 0: never"
+    )
     checkpoint_every: int = Field(default=100, ge=1, description="batches between two saved states")
+
+
+def require_supported(target: PretrainedConfig) -> None:
+    """Whether a draft can follow this target, and the reference decoder decode it exactly.
+
+    Raises:
+        ConfigError: it cannot; names the property that is in the way.
+    """
+    if target.model_type not in SUPPORTED_TARGETS:
+        known = ", ".join(SUPPORTED_TARGETS)
+        raise ConfigError(f"target: model_type {target.model_type!r} is not supported; supported: {known}")
+    if fault := _rope_fault(target.rope_parameters):
+        raise ConfigError(f"target: {fault}")
+    window, context = getattr(target, "sliding_window", None), target.max_position_embeddings
+    if window is not None and window < context:
+        raise ConfigError(
+            f"target: sliding_window {window} is shorter than its context of {context}, which is not supported; "
+            f"with max_position_embeddings {window} in its config.json it can be used up to there"
+        )
 
 
 def default_taps(num_layers: int) -> tuple[int, ...]:
@@ -125,3 +154,16 @@ def sentences(error: ValidationError) -> str:
     """What is wrong, as one line: `field: reason; field: reason`."""
     found = (("/".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in error.errors())
     return "; ".join(f"{field}: {reason}" if field else reason for field, reason in found)
+
+
+def _rope_fault(rope: dict[str, Any]) -> str | None:
+    """What the draft's rope tables cannot be, as part of a sentence; None if there is nothing."""
+    if any(isinstance(value, dict) for value in rope.values()):
+        return "rope parameters by layer type are not supported"
+    if "mrope_section" in rope:
+        return "multimodal rope (mrope_section) is not supported"
+    if (kind := rope.get("rope_type", "default")) not in SUPPORTED_ROPES:
+        return f"rope_type {kind!r} is not supported; supported: {', '.join(SUPPORTED_ROPES)}"
+    if (share := rope.get("partial_rotary_factor", 1.0)) != 1:
+        return f"partial rotary embedding (partial_rotary_factor {share}) is not supported"
+    return None

@@ -1,43 +1,47 @@
 # ruff: noqa: N806  shape suffixes
-"""Training with training-time test (section 3.2): one batch a step, a state that resumes exactly, tau to choose by.
+"""Training with training-time test (section 3.2): a state that resumes exactly, and tau to choose by.
 
-A run is a function of its configuration, its rows and its target: the plan of batches and the learning rate depend on
-how many batches are done and on nothing else, and there is no other randomness. So a run that was interrupted and
-resumed ends with the same bits as one that was not.
+A run is a function of its configuration, its rows, its target and the number of processes: the plan of batches, the
+learning rate and the dropped positions depend on how many batches are done and on nothing else. So a run that was
+interrupted and resumed ends with the same bits as one that was not.
 
 Owns the optimiser and the run's directory: state.pt (to resume), log.jsonl, draft/ (the best so far, by measured tau on
-held-out rows, in SGLang's format). Refuses to own data formats and the terminal.
-
-Shapes: B rows, T tokens, N simulated positions, R reference rows, S steps, D hidden size, F tap features.
+held-out rows, in SGLang's format). Refuses to own data formats, the objective and the terminal.
 """
 
 import json
 import math
+import random
 import time
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from draft_models import vocab
-from draft_models.acceptance import Acceptance, walk
+from draft_models.acceptance import Acceptance
 from draft_models.checkpoint import save_draft, write_whole
 from draft_models.config import TrainConfig
 from draft_models.data import Row, batches, digest
 from draft_models.errors import CheckpointError, ConfigError
-from draft_models.loss import soft_cross_entropy
+from draft_models.held_out import chain_acceptance
 from draft_models.model import DraftModel, initialise
+from draft_models.objective import Objective, shares
 from draft_models.target import Features, Target
-from draft_models.unroll import Layout, unroll
+from draft_models.unroll import Layout
+from draft_models.world import World
 
 FeaturesOf = Callable[[Sequence[int]], tuple[Tensor, Features]]
 """Ids and features of the rows with these indices: a `FeatureCache`, or the target itself."""
 
 STATE, LOG, DRAFT = "state.pt", "log.jsonl", "draft"
+HELD_TOGETHER = 8
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Validation:
-    """Held-out acceptance of a chain of S steps."""
+    """Held-out acceptance of a chain of S steps, and the objective there."""
 
     batch: int
+    tokens: int
+    loss: float
     tau: float
     n_alpha: list[float | None]
 
@@ -71,62 +77,88 @@ class Run:
 
     batch: int = 0
     tokens: int = 0
+    seconds: float = field(default=0.0, compare=False)
+    """Spent training, over all resumptions."""
     best_tau: float = 0.0
+    worse: int = 0
+    """Measurements since the best."""
     identity: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Data:
+    """What a run learns from: the last `held_out` of the rows are measured on and not trained on."""
+
+    rows: Sequence[Row]
+    held_out: int
+    features_of: FeaturesOf
+
+    @property
+    def training(self) -> int:
+        """Rows to train on: the first ones."""
+        return len(self.rows) - self.held_out
+
+
 class Trainer:
-    """Trains one draft against one target. `features_of` knows all `rows`; the last `held_out` are not trained on."""
+    """Trains one draft against one target.
+
+    In a world of several processes each takes its own batch of every step, and the first writes the files.
+    """
 
     def __init__(
         self,
         draft: DraftModel,
         target: Target,
         config: TrainConfig,
-        rows: Sequence[Row],
-        held_out: int,
-        features_of: FeaturesOf,
+        data: Data,
         directory: Path,
         provenance: dict[str, Any] | None = None,
+        world: World = World(torch.device("cpu")),  # noqa: B008  frozen
     ) -> None:
-        self.draft, self.target, self.config, self.rows = draft, target, config, rows
-        self.features_of, self.directory, self.provenance = features_of, directory, provenance or {}
-        self.training = len(rows) - held_out
-        if self.training < 1:
-            raise ConfigError(f"{len(rows)} rows, {held_out} of them held out: nothing is left to train on")
-        lengths = [len(row) for row in rows[: self.training]]
-        self.plan = [
+        self.draft, self.target, self.config, self.data, self.world = draft, target, config, data, world
+        self.directory, self.provenance = directory, provenance or {}
+        if data.training < 1:
+            raise ConfigError(f"{len(data.rows)} rows, {data.held_out} of them held out: nothing is left to train on")
+        lengths = [len(row) for row in data.rows[: data.training]]
+        every = [
             batch
             for epoch in range(config.epochs)
             for batch in batches(lengths, config.batch_tokens, config.seed, epoch)
         ]
-        self.dtype = getattr(torch, config.compute_dtype)
-        self.optimizer = torch.optim.AdamW(
-            draft.parameters(),
-            lr=config.learning_rate,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-        self.reference_head_WD = target.head_VD[draft.t2d].to(self.dtype)
-        self.draft_ids_V = vocab.draft_ids(draft.t2d)
+        self.plan = [every[start : start + world.size] for start in range(0, len(every) - world.size + 1, world.size)]
         self.run_state = Run(identity=self._identity())
+        self.objective = Objective(draft.to(world.device), target, config)
 
     def initialise(self) -> None:
-        """Random weights of the right scale: see `model.initialise`."""
-        taps_BTF = self.features_of(self.plan[0])[1].taps_BTF
+        """Random weights of the right scale: see `model.initialise`. Before the first step or `resume`."""
+        taps_BTF = self.data.features_of(self.plan[0][0])[1].taps_BTF
         taps = taps_BTF.float().view(*taps_BTF.shape[:2], len(self.draft.config.taps), -1)
         present_BT = taps.abs().sum((-1, -2)) > 0
         rms = taps[present_BT].pow(2).mean((0, 2)).sqrt().tolist()
         initialise(self.draft, self.target.head_VD, self.target.norm_D, rms, self.config.seed)
 
+    @cached_property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """AdamW over the weights, which are spread over the world from here on."""
+        self.world.shard(self.objective)
+        config = self.config
+        return torch.optim.AdamW(
+            self.objective.parameters(),
+            lr=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+
     def run(self, on_line: Callable[[Progress | Validation], None] = lambda _: None, until: int | None = None) -> None:
         """Train to the end of the plan (or up to batch `until`), logging, validating and saving on the way."""
         state, config = self.run_state, self.config
-        started, first_batch, first_token = time.monotonic(), state.batch, state.tokens
-        while state.batch < min(until or len(self.plan), len(self.plan)):
+        first_batch, first_token, first_second = state.batch, state.tokens, state.seconds
+        while state.batch < min(until or len(self.plan), len(self.plan)) and not self.exhausted:
+            started = time.monotonic()
             loss, alphas = self.step()
-            elapsed = time.monotonic() - started
+            state.seconds += time.monotonic() - started
+            elapsed = state.seconds - first_second
             remaining = (len(self.plan) - state.batch) / (state.batch - first_batch)
             self._log(
                 Progress(
@@ -141,62 +173,46 @@ class Trainer:
                 ),
                 on_line,
             )
-            if state.batch % config.validate_every == 0 or state.batch == len(self.plan):
+            last = state.batch == len(self.plan)
+            if state.batch % config.validate_every == 0 or last:
                 self._keep_if_best(on_line)
-            if state.batch % config.checkpoint_every == 0 or state.batch == len(self.plan):
+            if state.batch % config.checkpoint_every == 0 or last or self.exhausted:
                 self.save()
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether tau has not improved for as long as `patience` allows."""
+        return 0 < self.config.patience <= self.run_state.worse
+
     def step(self) -> tuple[float, list[float]]:
-        """Train on the next batch: its loss, and per step the share of response tokens hit."""
+        """Train on the next batch: its loss, and per step the share of predictions that hit."""
         state, config = self.run_state, self.config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(state.batch, len(self.plan), config)
-        indices = self.plan[state.batch]
-        loss, alphas = self.loss(indices)
+        loss, alphas = self.loss(self.plan[state.batch][self.world.rank])
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.draft.parameters(), config.grad_clip)
+        torch.nn.utils.clip_grad_norm_(self.objective.parameters(), config.grad_clip)
         self.optimizer.step()
+        state.tokens += sum(len(self.data.rows[index]) for batch in self.plan[state.batch] for index in batch)
         state.batch += 1
-        state.tokens += sum(len(self.rows[index]) for index in indices)
         return loss.item(), alphas
 
     def loss(self, indices: Sequence[int]) -> tuple[Tensor, list[float]]:
-        """The training-time-test loss of these rows, and per step the share of response tokens hit."""
-        steps, decay = self.config.num_steps, self.config.position_decay
-        ids_BT, features = self.features_of(indices)
-        layout = self._layout(indices)
-        with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
-            outputs_SND = unroll(
-                self.draft, self.target.embed_VD, ids_BT, features.taps_BTF.to(self.dtype), layout, steps
-            )
-            index_SRD = layout.source_SR.clamp(min=0)[..., None].expand(-1, -1, outputs_SND.shape[-1])
-            hidden_SRD = self.draft.norm(outputs_SND.gather(1, index_SRD))
-        likeliest_R = features.likeliest_BT[layout.row_R, layout.column_R]
-        known_SR = self.draft.t2d[likeliest_R] & (layout.source_SR >= 0)
-        decay_S = decay ** torch.arange(steps)
-        judged = soft_cross_entropy(
-            hidden_SRD,
-            self.draft.lm_head.weight,
-            features.final_BTD[layout.row_R, layout.column_R],
-            self.reference_head_WD,
-            known_SR * decay_S[:, None] / max(1, len(likeliest_R)),
-        )
-        hit_SR = known_SR & (judged.proposal_SR == self.draft_ids_V[likeliest_R])
-        return judged.loss, hit_SR.float().mean(1).tolist()
+        """The training-time-test loss of these rows, and per step the share of predictions that hit."""
+        generator = torch.Generator().manual_seed(_seed(self.config.seed, self.run_state.batch, self.world.rank))
+        layout = self._layout(indices, self.config.position_survival, generator)
+        ids_BT, features = self._batch(indices)
+        judgement = self.objective(ids_BT, features, layout)
+        return judgement.loss, shares(judgement.hit_X, layout.step_X, self.config.num_steps)
 
     @torch.no_grad()
-    def validate(self) -> Acceptance:
-        """Acceptance of a greedy chain of S steps along the held-out rows, which the target wrote greedily.
-
-        While its drafts are right a chain holds the row's own tokens, and at the first wrong one its cycle is over: so
-        the unrolled pass on the row's tokens says exactly what decoding would accept.
-        """
-        total = Acceptance()
-        held = range(self.training, len(self.rows))
-        for start in range(0, len(held), 8):
-            total += self._chain(held[start : start + 8])
-        return total
+    def measure(self, indices: Sequence[int]) -> tuple[Acceptance, float]:
+        """Acceptance of a greedy chain of S steps along these rows, which the target wrote greedily, and the loss."""
+        layout, (ids_BT, features) = self._layout(indices, 1.0), self._batch(indices)
+        judgement = self.objective(ids_BT, features, layout)
+        rows = [self.data.rows[index] for index in indices]
+        return chain_acceptance(rows, ids_BT, layout, judgement), judgement.loss.item()
 
     def save(self) -> None:
         """Everything a resumed run needs, whole or not at all.
@@ -204,12 +220,10 @@ class Trainer:
         Raises:
             CheckpointError: the disk is full; the last state is still there.
         """
-        state = {
-            "run": vars(self.run_state),
-            "draft": self.draft.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        write_whole(self.directory / STATE, lambda path: torch.save(state, path))
+        weights, optimizer = get_state_dict(self.objective, self.optimizer, options=WHOLE)
+        state = {"run": vars(self.run_state), "weights": weights, "optimizer": optimizer}
+        if self.world.first:
+            write_whole(self.directory / STATE, lambda path: torch.save(state, path))
 
     def resume(self) -> None:
         """Go on from the directory's last state.
@@ -231,52 +245,65 @@ class Trainer:
         if differences:
             raise ConfigError(f"{path}: another run's state: {'; '.join(differences)}; name another --out")
         self.run_state = Run(**state["run"])
-        self.draft.load_state_dict(state["draft"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self._cut_log()
+        set_state_dict(
+            self.objective,
+            self.optimizer,
+            model_state_dict=state["weights"],
+            optim_state_dict=state["optimizer"],
+            options=WHOLE,
+        )
+        if self.world.first:
+            self._cut_log()
 
     def _identity(self) -> dict[str, Any]:
         """What has to be equal for a resumed run to be the same run."""
         recipe = {name: list(value) if isinstance(value, tuple) else value for name, value in self.config}
         draft = {name: list(value) if isinstance(value, tuple) else value for name, value in self.draft.config}
-        return {**recipe, **draft, "target": self.target.name, "rows": digest(self.rows), "training": self.training}
+        return {
+            **recipe,
+            **draft,
+            "target": self.target.name,
+            "rows": digest(self.data.rows),
+            "training": self.data.training,
+            "processes": self.world.size,
+        }
 
-    def _layout(self, indices: Sequence[int]) -> Layout:
-        rows = [self.rows[index] for index in indices]
-        return Layout.of([len(row) for row in rows], [row.response_start for row in rows], self.config.num_steps)
+    def _batch(self, indices: Sequence[int]) -> tuple[Tensor, Features]:
+        ids_BT, features = self.data.features_of(indices)
+        device = self.world.device
+        return ids_BT.to(device), Features(*(tensor.to(device) for tensor in vars(features).values()))
 
-    def _chain(self, indices: Sequence[int]) -> Acceptance:
-        steps = self.config.num_steps
-        ids_BT, features = self.features_of(indices)
-        layout = self._layout(indices)
-        with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
-            outputs_SND = unroll(
-                self.draft, self.target.embed_VD, ids_BT, features.taps_BTF.to(self.dtype), layout, steps
-            )
-            proposal_SN = torch.stack([self.draft.logits(outputs_ND).max(-1).indices for outputs_ND in outputs_SND])
-        column_SN = layout.column_N + 2 + torch.arange(steps)[:, None]
-        within_SN = column_SN < torch.tensor([len(self.rows[index]) for index in indices])[layout.row_N]
-        written_SN = ids_BT[layout.row_N, column_SN.clamp(max=ids_BT.shape[1] - 1)]
-        right_SN = within_SN & (self.draft.target_ids(proposal_SN) == written_SN)
-        leading_BT = torch.zeros_like(ids_BT)
-        leading_BT[layout.row_N, layout.column_N] = right_SN.long().cumprod(0).sum(0)
-        correct = [
-            walk(leading_T, self.rows[index].response_start - 1, len(self.rows[index]) - 2)
-            for leading_T, index in zip(leading_BT.tolist(), indices, strict=True)
-        ]
-        return Acceptance.of([count for counts in correct for count in counts])
+    def _layout(self, indices: Sequence[int], survival: float, generator: torch.Generator | None = None) -> Layout:
+        rows = [self.data.rows[index] for index in indices]
+        lengths, starts = [len(row) for row in rows], [row.response_start for row in rows]
+        return Layout.of(lengths, starts, self.config.num_steps, survival, generator).to(self.world.device)
 
     def _keep_if_best(self, on_line: Callable[[Progress | Validation], None]) -> None:
-        acceptance, state = self.validate(), self.run_state
-        line = Validation(state.batch, acceptance.tau, acceptance.alphas(self.config.num_steps))
-        self._log(line, on_line)
+        held, state = range(self.data.training, len(self.data.rows)), self.run_state
+        parts = [self.measure(held[start : start + HELD_TOGETHER]) for start in range(0, len(held), HELD_TOGETHER)]
+        acceptance = sum((part for part, _ in parts), Acceptance())
+        loss = sum(loss for _, loss in parts) / max(1, len(parts))
+        alphas = acceptance.alphas(self.config.num_steps)
+        self._log(Validation(state.batch, state.tokens, loss, acceptance.tau, alphas), on_line)
         if acceptance.tau <= state.best_tau:
+            state.worse += 1
             return
-        state.best_tau = acceptance.tau
-        measured = {"held_out_tau": acceptance.tau, "tokens": state.tokens, "batch": state.batch}
-        save_draft(self.draft, self.directory / DRAFT, {**self.provenance, **measured})
+        state.best_tau, state.worse = acceptance.tau, 0
+        weights, _ = get_state_dict(self.objective, self.optimizer, options=WHOLE)
+        if self.world.first:
+            tensors: dict[str, Any] = {name.removeprefix("draft."): tensor for name, tensor in weights.items()}
+            whole = DraftModel(self.draft.config, tensors["d2t"], tensors["t2d"])
+            whole.load_state_dict(tensors)
+            save_draft(whole, self.directory / DRAFT, {**self.provenance, **self._measured()})
+
+    def _measured(self) -> dict[str, Any]:
+        state = self.run_state
+        hours = round(state.seconds / 3600, 2)
+        return {"held_out_tau": state.best_tau, "batch": state.batch, "tokens": state.tokens, "hours": hours}
 
     def _log(self, line: Progress | Validation, on_line: Callable[[Progress | Validation], None]) -> None:
+        if not self.world.first:
+            return
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / LOG).open("a") as file:
             file.write(json.dumps({"event": type(line).__name__.lower(), **vars(line)}) + "\n")
@@ -298,6 +325,11 @@ def learning_rate(batch: int, total: int, config: TrainConfig) -> float:
     cosine = (1 + math.cos(math.pi * batch / max(1, total))) / 2
     floor = config.final_learning_rate
     return config.learning_rate * warmup * (floor + (1 - floor) * cosine)
+
+
+def _seed(*numbers: int) -> int:
+    """One seed from several numbers: no two of them alike."""
+    return random.Random("/".join(map(str, numbers))).getrandbits(63)  # noqa: S311  not cryptography
 
 
 def count_tokens(rows: Sequence[Row], vocab_size: int) -> Tensor:

@@ -13,11 +13,20 @@ The reference for token n + 1 is what the target makes of its final hidden state
 at position t = n - 1 - s. `Layout` turns this into indices once per batch. Only positions from which some step predicts
 a response token are simulated; the prompt is there to be attended to.
 
+Deep steps weigh less (`position_decay`), and cost as much as the first. So instead of simulating every position to the
+end and weighing step s by survival ** s, each position is simulated on from one step to the next with probability
+`survival`, and what is simulated weighs fully: the same loss in expectation, for (1 - survival ** S) / (1 - survival)
+steps a position instead of S (3.4 instead of 5 at 0.8).
+
 Shapes: B rows, T tokens, N simulated positions, R reference rows (predictions of a response token), S steps,
-D hidden size, F tap features, V target vocabulary.
+O outputs (those of step 0, then those of step 1...), X outputs that predict a response token, D hidden size,
+F tap features, V target vocabulary.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -29,46 +38,81 @@ from draft_models.model import DraftModel
 
 @dataclass(frozen=True)
 class Layout:
-    """Which positions of a padded batch are simulated, and which of them predicts what."""
+    """Which positions of a padded batch are simulated how far, and which of them predicts what."""
 
     row_N: Tensor
     column_N: Tensor
+    """Of the simulated positions, those simulated furthest first."""
+    alive_S: tuple[int, ...]
+    """Step s simulates the first alive_S[s] of them."""
     row_R: Tensor
     column_R: Tensor
     """Reference rows: the target's hidden state at (row, column) gives the distribution of token column + 1."""
-    source_SR: Tensor
-    """Index into N of the position whose step s predicts that same token; -1 where there is none."""
+    output_X: Tensor
+    """Index into O of an output that predicts a response token."""
+    reference_X: Tensor
+    """Index into R of the reference it is judged by; rising."""
+    step_X: Tensor
+    """The step it comes from."""
 
     @classmethod
-    def of(cls, lengths: list[int], response_starts: list[int], num_steps: int) -> "Layout":
+    def of(
+        cls,
+        lengths: Sequence[int],
+        response_starts: Sequence[int],
+        num_steps: int,
+        survival: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Self:
         """For rows of `lengths` tokens whose response begins at `response_starts`, padded to the longest."""
-        reference = _ranges([max(start - 1, 1) for start in response_starts], [length - 1 for length in lengths])
-        simulated = _ranges(
+        row_R, column_R = _ranges([max(start - 1, 1) for start in response_starts], [length - 1 for length in lengths])
+        row_N, column_N = _ranges(
             [max(start - 1 - num_steps, 0) for start in response_starts], [length - 2 for length in lengths]
         )
-        (row_R, column_R), (row_N, column_N) = reference, simulated
-        index_BT = torch.full((len(lengths), max(lengths)), -1)
-        index_BT[row_N, column_N] = torch.arange(len(row_N))
-        column_SR = column_R - 1 - torch.arange(num_steps)[:, None]
-        source_SR = index_BT[row_R, column_SR.clamp(min=0)].masked_fill(column_SR < 0, -1)
-        return cls(row_N, column_N, row_R, column_R, source_SR)
+        lifetime_N = _lifetimes(len(row_N), num_steps, survival, generator)
+        lifetime_N, order_N = lifetime_N.sort(descending=True, stable=True)
+        row_N, column_N = row_N[order_N], column_N[order_N]
+        alive_S = tuple(int((lifetime_N > step).sum()) for step in range(num_steps))
+        table_BT = torch.full((len(lengths), max(lengths) + num_steps), -1)
+        table_BT[row_R, column_R] = torch.arange(len(row_R))
+        reference_O = torch.cat(
+            [table_BT[row_N[:alive], column_N[:alive] + 1 + step] for step, alive in enumerate(alive_S)]
+        )
+        step_O = torch.repeat_interleave(torch.arange(num_steps), torch.tensor(alive_S))
+        output_X = reference_O.argsort(stable=True)[int((reference_O < 0).sum()) :]
+        return cls(row_N, column_N, alive_S, row_R, column_R, output_X, reference_O[output_X], step_O[output_X])
+
+    def to(self, device: torch.device) -> Self:
+        """The same, its tensors on another device."""
+        tensors: dict[str, Any] = {name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **tensors)
 
 
-def unroll(draft: DraftModel, embed_VD: Tensor, ids_BT: Tensor, taps_BTF: Tensor, layout: Layout, steps: int) -> Tensor:
-    """Outputs of every step at every simulated position, [S, N, D], before the final norm."""
+def unroll(draft: DraftModel, embed_VD: Tensor, ids_BT: Tensor, fused_MD: Tensor, layout: Layout) -> Tensor:
+    """Outputs of every step at every position simulated so far, [O, D], before the final norm.
+
+    `fused_MD` is the draft's `fuse` of the target's features at all B * T positions.
+    """
     rows, columns = ids_BT.shape
-    padded_BT = F.pad(ids_BT, (0, steps + 1))
+    padded_BT = F.pad(ids_BT, (0, len(layout.alive_S) + 1))
     attend = CausalThenDiagonal(rows, layout.row_N, layout.column_N)
-    hidden_MD = draft.fuse(taps_BTF.flatten(0, 1))
-    embed_MD = embed_VD[padded_BT[:, 1 : 1 + columns].flatten()].to(hidden_MD.dtype)
-    position_M = torch.arange(columns).repeat(rows)
+    embed_MD = embed_VD[padded_BT[:, 1 : 1 + columns].flatten()].to(fused_MD.dtype)
+    position_M = torch.arange(columns, device=ids_BT.device).repeat(rows)
     keep_N = layout.row_N * columns + layout.column_N
-    outputs = [draft(embed_MD, hidden_MD, position_M, attend, keep_N)]
-    for step in range(1, steps):
-        ids_N = padded_BT[layout.row_N, layout.column_N + 1 + step]
-        embed_ND = embed_VD[ids_N].to(hidden_MD.dtype)
-        outputs.append(draft(embed_ND, outputs[-1], layout.column_N + step, attend))
-    return torch.stack(outputs)
+    outputs = [draft(embed_MD, fused_MD, position_M, attend, keep_N)]
+    for step, alive in enumerate(layout.alive_S[1:], start=1):
+        row_N, column_N = layout.row_N[:alive], layout.column_N[:alive]
+        embed_ND = embed_VD[padded_BT[row_N, column_N + 1 + step]].to(fused_MD.dtype)
+        outputs.append(draft(embed_ND, outputs[-1][:alive], column_N + step, attend))
+    return torch.cat(outputs)
+
+
+def _lifetimes(count: int, num_steps: int, survival: float, generator: torch.Generator | None) -> Tensor:
+    """How many steps each position is simulated: step 0 always, one more with probability `survival`, and so on."""
+    if survival == 1:
+        return torch.full((count,), num_steps)
+    exponent_N = torch.rand(count, generator=generator).log() / math.log(survival)
+    return exponent_N.clamp(max=num_steps - 1).long() + 1
 
 
 def _ranges(starts: list[int], stops: list[int]) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from draft_models.data import digest, hold_out, read_rows
 from draft_models.errors import ConfigError
 from draft_models.model import DraftModel
 from draft_models.target import FeatureCache, Target, load_tokenizer, target_config, template_hash
-from draft_models.trainer import STATE, Progress, Trainer, Validation, count_tokens
+from draft_models.trainer import STATE, Data, Progress, Trainer, Validation, count_tokens
 
 PROGRESS_EVERY_S = 15.0
 
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     draft = DraftModel(config, vocab.offsets(t2d_V), t2d_V)
-    trainer = Trainer(draft, target, recipe, every, len(held), features, out, provenance)
+    trainer = Trainer(draft, target, recipe, Data(every, len(held), features), out, provenance)
     if options.resume:
         trainer.resume()
     else:

@@ -7,8 +7,8 @@ from draft_models import loss
 from draft_models.loss import soft_cross_entropy
 
 
-def naive(hidden, head, reference, reference_head, weight):
-    reference_prob = (reference @ reference_head.T).softmax(-1)
+def naive(hidden, head, reference, reference_head, judged_by, weight):
+    reference_prob = (reference @ reference_head.T).softmax(-1)[judged_by]
     log_prob = (hidden @ head.T).log_softmax(-1)
     return -((reference_prob * log_prob).sum(-1) * weight).sum()
 
@@ -16,11 +16,12 @@ def naive(hidden, head, reference, reference_head, weight):
 @pytest.fixture
 def inputs():
     torch.manual_seed(0)
-    steps, positions, size, words = 3, 10, 6, 11
-    hidden = torch.randn(steps, positions, size, dtype=torch.float64, requires_grad=True)
+    predictions, positions, size, words = 25, 10, 6, 11
+    hidden = torch.randn(predictions, size, dtype=torch.float64, requires_grad=True)
     head = torch.randn(words, size, dtype=torch.float64, requires_grad=True)
     reference, reference_head = torch.randn(positions, size).double(), torch.randn(words, size).double()
-    return hidden, head, reference, reference_head, torch.rand(steps, positions).double()
+    judged_by = torch.randint(positions, (predictions,)).sort().values
+    return hidden, head, reference, reference_head, judged_by, torch.rand(predictions).double()
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 4, 100])
@@ -46,28 +47,28 @@ def test_gradients_are_the_finite_differences_of_the_value(inputs):
 
 
 def test_a_draft_that_agrees_with_the_target_has_no_gradient(inputs):
-    _, _, reference, reference_head, weight = inputs
-    hidden = reference.expand(3, -1, -1).clone().requires_grad_()
-    judged = soft_cross_entropy(hidden, reference_head, reference, reference_head, weight)
+    _, _, reference, reference_head, judged_by, weight = inputs
+    hidden = reference[judged_by].clone().requires_grad_()
+    judged = soft_cross_entropy(hidden, reference_head, reference, reference_head, judged_by, weight)
     judged.loss.backward()
     assert hidden.grad is not None
     assert hidden.grad.abs().max() < 1e-12
-    assert judged.proposal_SR[0].tolist() == (reference @ reference_head.T).argmax(-1).tolist()
+    assert judged.proposal_X.tolist() == (reference @ reference_head.T).argmax(-1)[judged_by].tolist()
 
 
 def test_weight_zero_leaves_a_position_out(inputs):
-    hidden, head, reference, reference_head, weight = inputs
-    weight[:, 4] = 0
-    soft_cross_entropy(hidden, head, reference, reference_head, weight).loss.backward()
+    hidden, head, reference, reference_head, judged_by, weight = inputs
+    weight[4] = 0
+    soft_cross_entropy(hidden, head, reference, reference_head, judged_by, weight).loss.backward()
     assert hidden.grad is not None
-    assert hidden.grad[:, 4].abs().max() == 0
-    assert hidden.grad[:, 5].abs().max() > 0
+    assert hidden.grad[4].abs().max() == 0
+    assert hidden.grad[5].abs().max() > 0
 
 
 def test_bfloat16_stays_close_to_float32():
     torch.manual_seed(0)
-    hidden, head = torch.randn(2, 50, 16), torch.randn(70, 16)
-    reference, reference_head, weight = torch.randn(50, 16), torch.randn(70, 16), torch.rand(2, 50)
-    exact = soft_cross_entropy(hidden, head, reference, reference_head, weight).loss
-    rounded = soft_cross_entropy(hidden.bfloat16(), head, reference.bfloat16(), reference_head, weight).loss
+    hidden, head, judged_by = torch.randn(100, 16), torch.randn(70, 16), torch.arange(50).repeat_interleave(2)
+    reference, reference_head, weight = torch.randn(50, 16), torch.randn(70, 16), torch.rand(100)
+    exact = soft_cross_entropy(hidden, head, reference, reference_head, judged_by, weight).loss
+    rounded = soft_cross_entropy(hidden.bfloat16(), head, reference.bfloat16(), reference_head, judged_by, weight).loss
     assert rounded.item() == pytest.approx(exact.item(), rel=0.01)

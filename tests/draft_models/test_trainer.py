@@ -12,7 +12,7 @@ from draft_models.data import Row
 from draft_models.decode import decode, decode_plain
 from draft_models.errors import CheckpointError, ConfigError
 from draft_models.target import FeatureCache, padded
-from draft_models.trainer import Trainer, learning_rate
+from draft_models.trainer import Data, Trainer, learning_rate
 from draft_models.tree import TreeShape
 from tests.draft_models import tiny
 
@@ -40,7 +40,7 @@ def trainer(target, directory, config=CONFIG, rows=None, held_out=2):
         chosen = padded([ids[index] for index in indices])
         return chosen, target.features(chosen)
 
-    made = Trainer(tiny.draft(target), target, config, rows, held_out, features, directory, {"data": "tiny"})
+    made = Trainer(tiny.draft(target), target, config, Data(rows, held_out, features), directory, {"data": "tiny"})
     made.initialise()
     return made
 
@@ -112,7 +112,7 @@ def test_training_learns_what_the_target_writes_and_the_chain_measures_what_deco
         shape = TreeShape.chain(config.num_steps)
         decoded = decode(target, run.draft, list(row.ids[:4]), 20, set(), shape)
         assert decoded.ids == list(row.ids[4:])
-        measured = run._chain([index])
+        measured, _ = run.measure([index])
         assert measured.correct_drafts + measured.verify_passes == 19
         assert measured == Acceptance.of(decoded.correct_drafts)
 
