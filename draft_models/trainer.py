@@ -224,6 +224,7 @@ class Trainer:
         state = {"run": vars(self.run_state), "weights": weights, "optimizer": optimizer}
         if self.world.first:
             write_whole(self.directory / STATE, lambda path: torch.save(state, path))
+        self.world.wait()
 
     def resume(self) -> None:
         """Go on from the directory's last state.

@@ -32,6 +32,11 @@ class World:
         if self.size > 1:
             fully_shard(module, mesh=init_device_mesh(self.device.type, (self.size,)))
 
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
 
 def join(device: str | None = None) -> World:
     """The world torchrun described in the environment, or this process alone.
