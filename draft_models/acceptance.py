@@ -1,13 +1,24 @@
+# ruff: noqa: N803, N806  shape suffixes
 """Acceptance: tau, n-alpha and their uncertainty, from counts of correct drafts (definitions: docs/sglang.md).
 
 Owns the arithmetic, once, for training, evaluation and reports. Refuses to own models.
+
+Shapes: P prompts, R resamples of them, N values of n.
 """
 
-import random
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+RESAMPLES, LEVEL = 1000, 0.95
+"""Of the bootstrap: samples, and the share of them that an interval holds."""
+
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -41,19 +52,25 @@ class Acceptance:
 
     def alphas(self, depth: int) -> list[float | None]:
         """n-alpha for n < depth: P(draft n + 1 accepted | the first n were), on chains. None: never reached."""
-        reached = [sum(self.histogram[j] for j in self.histogram if j >= n) for n in range(depth + 1)]
-        return [after / before if before else None for before, after in pairwise(reached)]
+        return [after / before if before else None for before, after in pairwise(self.reached(depth))]
+
+    def reached(self, depth: int) -> list[int]:
+        """Passes that accepted at least n drafts, for n = 0..depth."""
+        return [sum(passes for count, passes in self.histogram.items() if count >= n) for n in range(depth + 1)]
 
 
-def tau_interval(
-    per_prompt: Sequence[Acceptance], seed: int = 0, resamples: int = 1000, level: float = 0.95
-) -> tuple[float, float]:
-    """Bootstrap confidence interval of tau, prompts resampled: cycles of one prompt are not independent."""
-    draw = random.Random(seed)  # noqa: S311  not cryptography
-    totals = [(prompt.correct_drafts, prompt.verify_passes) for prompt in per_prompt]
-    taus = sorted(_tau(draw.choices(totals, k=len(totals))) for _ in range(resamples))
-    tail = int((1 - level) / 2 * resamples)
-    return taus[tail], taus[-1 - tail]
+def tau_interval(per_prompt: Sequence[Acceptance], seed: int = 0) -> Interval | None:
+    """Confidence interval of tau; None for fewer than two prompts."""
+    correct_P1 = torch.tensor([[prompt.correct_drafts] for prompt in per_prompt])
+    passes_P1 = torch.tensor([[prompt.verify_passes] for prompt in per_prompt])
+    (interval,) = _ratio_intervals(correct_P1, passes_P1, seed)
+    return interval and (1 + interval[0], 1 + interval[1])
+
+
+def alpha_intervals(per_prompt: Sequence[Acceptance], depth: int, seed: int = 0) -> list[Interval | None]:
+    """Confidence intervals of n-alpha for n < depth; None for fewer than two prompts, or where n is never reached."""
+    reached_PN = torch.tensor([prompt.reached(depth) for prompt in per_prompt])
+    return _ratio_intervals(reached_PN[:, 1:], reached_PN[:, :-1], seed)
 
 
 def walk(leading: Sequence[int], start: int, stop: int) -> list[int]:
@@ -71,6 +88,17 @@ def walk(leading: Sequence[int], start: int, stop: int) -> list[int]:
     return correct
 
 
-def _tau(totals: Sequence[tuple[int, int]]) -> float:
-    passes = sum(verify_passes for _, verify_passes in totals)
-    return 1 + sum(correct for correct, _ in totals) / passes if passes else 1.0
+def _ratio_intervals(part_PN: Tensor, whole_PN: Tensor, seed: int) -> list[Interval | None]:
+    """Of sum(part) / sum(whole), for each of N columns.
+
+    Percentile bootstrap over prompts, not over cycles: those of one prompt are not independent. Samples in which a
+    column is never reached say nothing about it and are left out.
+    """
+    prompts, columns = part_PN.shape
+    if prompts < 2:
+        return [None] * columns
+    drawn_RP = torch.randint(prompts, (RESAMPLES, prompts), generator=torch.Generator().manual_seed(seed))
+    ratio_RN = part_PN[drawn_RP].sum(1).double() / whole_PN[drawn_RP].sum(1)
+    tail = (1 - LEVEL) / 2
+    low_high_2N = ratio_RN.nanquantile(torch.tensor([tail, 1 - tail], dtype=torch.double), dim=0)
+    return [None if math.isnan(low) else (low, high) for low, high in low_high_2N.T.tolist()]

@@ -97,10 +97,7 @@ def load_draft(directory: Path, num_target_layers: int) -> DraftModel:
 def read_config(directory: Path, num_target_layers: int) -> DraftConfig:
     """config.json as a `DraftConfig`, SGLang's layers converted to taps."""
     path = directory / CONFIG
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: {error}; a draft directory has {CONFIG} and {WEIGHTS}") from error
+    found = read_json(path)
     if found.get("architectures") != [ARCHITECTURE]:
         raise CheckpointError(f"{path}: architectures is {found.get('architectures')}, not ['{ARCHITECTURE}']")
     layers = (found.get("eagle_config") or {}).get("eagle_aux_hidden_state_layer_ids")
@@ -117,6 +114,17 @@ def read_config(directory: Path, num_target_layers: int) -> DraftConfig:
         )
     except ValidationError as error:
         raise CheckpointError(f"{path}: {sentences(error)}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises CheckpointError for anything else."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: {error}; a draft directory has {CONFIG} and {WEIGHTS}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: a JSON {type(found).__name__}, not an object")
+    return found
 
 
 def compare(expected: dict[str, torch.Size], found: dict[str, torch.Size]) -> list[str]:

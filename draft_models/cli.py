@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 import torch
 import transformers
 
-from draft_models.commands import check, evaluate, train
+from draft_models.commands import check, evaluate, import_, list_, plot, study, train
 from draft_models.errors import DraftError
 
-COMMANDS = {"train": train, "evaluate": evaluate, "check": check}
+COMMANDS = {"train": train, "evaluate": evaluate, "check": check, "import": import_, "list": list_, "study": study, "plot": plot}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="aerie-draft", description="EAGLE-3 drafts: train and measure them.")
+    parser = argparse.ArgumentParser(
+        prog="aerie-draft", description="EAGLE-3 drafts: train, measure, check and import them."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         subparser = commands.add_parser(name, help=command.__doc__, description=command.__doc__)

@@ -4,7 +4,8 @@ Owns `DraftConfig` (what the draft is), `TrainConfig` (how it is trained), and t
 of counting layers. Refuses to own weights, files and the command line.
 
 Taps are kept as indices into Hugging Face's `hidden_states`: 0 is the embedding, k the output of layer k - 1 (counted
-from 0), and the last one is normed and no tap. SGLang names a tap by the layer whose output it is: index - 1.
+from 0), and the last one is normed: the feature EAGLE reads, for ablations only, since SGLang cannot capture it.
+SGLang names a tap by the layer whose output it is: index - 1.
 """
 
 from typing import Any, Self
@@ -82,10 +83,9 @@ class DraftConfig(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(fault)
         if self.draft_vocab_size > self.vocab_size:
             raise ValueError(f"draft_vocab_size {self.draft_vocab_size} exceeds the target's {self.vocab_size} tokens")
-        if list(self.taps) != sorted(set(self.taps)) or not 1 <= self.taps[0] <= self.taps[-1] < self.num_target_layers:
+        if list(self.taps) != sorted(set(self.taps)) or not 1 <= self.taps[0] <= self.taps[-1] <= self.num_target_layers:
             raise ValueError(
-                f"taps {list(self.taps)} must rise and lie in 1..{self.num_target_layers - 1}, as indices into "
-                f"hidden_states (the last of the {self.num_target_layers} layers is normed, and no tap)"
+                f"taps {list(self.taps)} must rise and lie in 1..{self.num_target_layers}, as indices into hidden_states"
             )
         return self
 

@@ -48,7 +48,7 @@ def read_rows(paths: Sequence[Path], vocab_size: int, max_length: int) -> list[R
     Raises:
         DataError: a file cannot be read, holds nothing, or has a broken line, which is named.
     """
-    return [_row(record, f"{path}:{line}", vocab_size, max_length) for path in paths for line, record in _records(path)]
+    return [_row(record, f"{path}:{line}", vocab_size, max_length) for path in paths for line, record in read_records(path)]
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -58,12 +58,38 @@ def read_prompts(path: Path) -> list[Prompt]:
         DataError: as for `read_rows`.
     """
     prompts = []
-    for line, record in _records(path):
+    for line, record in read_records(path):
         turns = record.get("turns") or [record.get("prompt")]
         if not isinstance(turns, list) or not isinstance(turns[0], str) or not turns[0]:
             raise DataError(f'{path}:{line}: no prompt; a line is {{"turns": ["..."]}} or {{"prompt": "..."}}')
         prompts.append(Prompt(turns[0], path.stem))
     return prompts
+
+
+def read_records(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """(line number, object) of every line that is not empty.
+
+    Raises:
+        DataError: the file cannot be read, holds nothing, or has a broken line, which is named.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines(): U+2028 may stand in a string
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: {error}") from error
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}:{number}: not JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise DataError(f"{path}:{number}: a line is a JSON object, not {type(record).__name__}")
+        found.append((number, record))
+    if not found:
+        raise DataError(f"{path}: the file is empty")
+    return found
 
 
 def hold_out(rows: Sequence[Row], count: int) -> tuple[list[Row], list[Row]]:
@@ -110,28 +136,6 @@ def _cut(order: list[int], lengths: Sequence[int], batch_tokens: int) -> Iterato
         batch.append(index)
     if batch:
         yield batch
-
-
-def _records(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """(line number, object) of every line that is not empty."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: {error}") from error
-    found = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}:{number}: not JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise DataError(f"{path}:{number}: a line is a JSON object, not {type(record).__name__}")
-        found.append((number, record))
-    if not found:
-        raise DataError(f"{path}: the file is empty")
-    return found
 
 
 def _row(record: dict[str, Any], place: str, vocab_size: int, max_length: int) -> Row:

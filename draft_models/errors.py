@@ -19,3 +19,15 @@ class TargetError(DraftError):
 
 class CheckpointError(DraftError):
     """A draft directory or a training state that is missing, incomplete, or does not fit; or a disk that is full."""
+
+
+class FormatError(DraftError):
+    """A published draft that no known format describes, or that has no counterpart here."""
+
+
+class CatalogError(DraftError):
+    """A catalog that breaks its own rules, or a target it does not know."""
+
+
+class EndpointError(DraftError):
+    """An OpenAI endpoint that cannot be asked, refuses, or left prompts without an answer."""

@@ -8,7 +8,7 @@ tree mask in decoding, and everything else is the same code.
 Owns the forward pass and its initial weights; refuses to own the embedding (it is the target's, frozen).
 
 Shapes: M tokens in any order, N of them kept, D hidden size, F tap features (taps * D), H heads, G key-value heads,
-d head dimension, W draft vocabulary, V target vocabulary.
+d head dimension, h half of it, W draft vocabulary, V target vocabulary.
 """
 
 from collections.abc import Callable
@@ -37,6 +37,26 @@ class RMSNorm(nn.Module):
     def forward(self, x_MD: Tensor) -> Tensor:
         """Same shape, same dtype."""
         return F.rms_norm(x_MD, self.weight.shape, self.weight.to(x_MD.dtype), self.eps)
+
+
+class Rope:
+    """The target's rotary tables.
+
+    No nn.Module, whose buffers `draft.to(torch.bfloat16)` would round: at position 1,000 the angles of bf16 frequencies
+    are off by whole radians. Hugging Face keeps the target's in float32, and SGLang both.
+    """
+
+    def __init__(self, config: DraftConfig) -> None:
+        with torch.device("cpu"):  # real even in a draft that is built on "meta"
+            made = LlamaRotaryEmbedding(_rope_config(config))
+        self.frequency_h: Tensor = made.inv_freq
+        self.scale: float = made.attention_scaling
+
+    def __call__(self, position_M: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines, [M, d] each."""
+        angle_Mh = position_M[:, None].float() * self.frequency_h.to(position_M.device)
+        angle_Md = torch.cat([angle_Mh, angle_Mh], dim=-1)
+        return (angle_Md.cos() * self.scale).to(dtype), (angle_Md.sin() * self.scale).to(dtype)
 
 
 class Attention(nn.Module):
@@ -112,8 +132,7 @@ class DraftModel(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.draft_vocab_size, bias=False)
         self.d2t = nn.Buffer(d2t_W)
         self.t2d = nn.Buffer(t2d_V)
-        # LlamaRotaryEmbedding is a module without parameters; its buffers are not part of the checkpoint
-        self.rope = LlamaRotaryEmbedding(_rope_config(config))
+        self.rope = Rope(config)
 
     def fuse(self, taps_MF: Tensor) -> Tensor:
         """g = fc([low ; middle ; high]): the target's features in the draft's own space, [M, D]."""
@@ -132,8 +151,8 @@ class DraftModel(nn.Module):
             attend: which keys a query sees, and where keys and values are kept.
             keep_N: the tokens whose output `attend` returns.
         """
-        cos_1Md, sin_1Md = self.rope(hidden_MD, position_M[None])
-        out_ND: Tensor = self.midlayer(embed_MD, hidden_MD, cos_1Md[0], sin_1Md[0], attend, keep_N)
+        cos_Md, sin_Md = self.rope(position_M, hidden_MD.dtype)
+        out_ND: Tensor = self.midlayer(embed_MD, hidden_MD, cos_Md, sin_Md, attend, keep_N)
         return out_ND
 
     def logits(self, hidden_ND: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from draft_models.config import SUPPORTED_TARGETS
+from draft_models.config import require_supported
 from draft_models.data import Row
 from draft_models.errors import CheckpointError, DataError, TargetError
 
@@ -55,23 +55,37 @@ class Target:
 
     @classmethod
     def load(cls, directory: Path, taps: tuple[int, ...], dtype: torch.dtype = torch.bfloat16) -> "Target":
-        """Raises TargetError: the directory holds no model of a supported kind."""
-        config = target_config(directory)
-        if config.model_type not in SUPPORTED_TARGETS:
-            known = ", ".join(SUPPORTED_TARGETS)
-            raise TargetError(f"{directory}: model_type {config.model_type!r} is not supported; supported: {known}")
+        """From a directory in Hugging Face format.
+
+        Raises:
+            ConfigError: the model is of a kind that is not supported.
+            TargetError: there is no model, or it cannot be read.
+        """
+        require_supported(target_config(directory))
         try:
             model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
         except (OSError, ValueError) as error:
             raise TargetError(f"{directory}: {_first_line(error)}") from error
         return cls(model, taps, str(directory))
 
+    def to(self, device: torch.device) -> "Target":
+        """Itself, on that device."""
+        self.model.to(device)
+        return self
+
     @torch.no_grad()
-    def features(self, ids_BT: Tensor) -> Features:
-        """Of rows padded on the right: what follows a row's end is padding, and causal attention never looks there."""
+    def features(self, ids_BT: Tensor, starts: Sequence[int] | None = None) -> Features:
+        """Of rows padded on the right: what follows a row's end is padding, and causal attention never looks there.
+
+        Args:
+            ids_BT: the rows.
+            starts: for each row, the first position whose greedy next token is wanted (0); 0 stands before it.
+        """
         output = self.model.model(input_ids=ids_BT, output_hidden_states=True, use_cache=False)
         final_BTD = output.last_hidden_state
-        likeliest_BT = torch.stack([self.logits(final_TD).max(-1).indices for final_TD in final_BTD])
+        likeliest_BT = torch.zeros_like(ids_BT)
+        for row, start in enumerate(starts or [0] * len(ids_BT)):
+            likeliest_BT[row, start:] = self.logits(final_BTD[row, start:]).max(-1).indices
         return Features(self._tapped(output.hidden_states), final_BTD, likeliest_BT)
 
     @torch.inference_mode()
@@ -86,6 +100,11 @@ class Target:
             use_cache=True,
         )
         return output.last_hidden_state[0], self._tapped(output.hidden_states)[0]
+
+    def features_of(self, rows: Sequence[Row]) -> tuple[Tensor, Features]:
+        """Ids, padded with 0, and the features of these rows; the greedy next token only where it answers."""
+        ids_BT = padded([row.ids for row in rows]).to(self.embed_VD.device)
+        return ids_BT, self.features(ids_BT, [row.response_start - 1 for row in rows])
 
     def logits(self, final_MD: Tensor) -> Tensor:
         """[M, V]."""
@@ -122,7 +141,7 @@ class FeatureCache:
         """ids_BT, padded with 0, and the features of these rows; what lies beyond a row's end is zero."""
         ids_BT = padded([self.rows[index].ids for index in indices])
         if not all(bool(self.ready[index]) for index in indices):
-            self._compute(indices, ids_BT)
+            self._compute(indices)
         hidden_BTK = self.hidden_MK.new_zeros(*ids_BT.shape, self.hidden_MK.shape[1])
         likeliest_BT = torch.zeros_like(ids_BT)
         for row, index in enumerate(indices):
@@ -132,8 +151,8 @@ class FeatureCache:
         taps_BTF, final_BTD = hidden_BTK[..., : self.features], hidden_BTK[..., self.features :]
         return ids_BT, Features(taps_BTF, final_BTD, likeliest_BT)
 
-    def _compute(self, indices: Sequence[int], ids_BT: Tensor) -> None:
-        found = self.target.features(ids_BT)
+    def _compute(self, indices: Sequence[int]) -> None:
+        _, found = self.target.features_of([self.rows[index] for index in indices])
         for row, index in enumerate(indices):
             span, length = slice(self.starts[index], self.starts[index + 1]), len(self.rows[index])
             self.hidden_MK[span, : self.features] = found.taps_BTF[row, :length]

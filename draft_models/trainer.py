@@ -201,15 +201,28 @@ class Trainer:
     def loss(self, indices: Sequence[int]) -> tuple[Tensor, list[float]]:
         """The training-time-test loss of these rows, and per step the share of predictions that hit."""
         generator = torch.Generator().manual_seed(_seed(self.config.seed, self.run_state.batch, self.world.rank))
-        layout = self._layout(indices, self.config.position_survival, generator)
+        layout = self._layout(indices, self.config.num_steps, self.config.position_survival, generator)
         ids_BT, features = self._batch(indices)
         judgement = self.objective(ids_BT, features, layout)
         return judgement.loss, shares(judgement.hit_X, layout.step_X, self.config.num_steps)
 
+    @property
+    def training_tokens(self) -> int:
+        """Tokens of the rows trained on."""
+        return sum(map(len, self.data.rows[: self.data.training]))
+
+    def measure_held_out(self, num_steps: int) -> tuple[Acceptance, float]:
+        """Acceptance on the held-out rows, and their mean loss."""
+        held = range(self.data.training, len(self.data.rows))
+        starts = range(0, len(held), HELD_TOGETHER)
+        parts = [self.measure(held[start : start + HELD_TOGETHER], num_steps) for start in starts]
+        loss = sum(loss for _, loss in parts) / max(1, len(parts))
+        return sum((part for part, _ in parts), Acceptance()), loss
+
     @torch.no_grad()
-    def measure(self, indices: Sequence[int]) -> tuple[Acceptance, float]:
-        """Acceptance of a greedy chain of S steps along these rows, which the target wrote greedily, and the loss."""
-        layout, (ids_BT, features) = self._layout(indices, 1.0), self._batch(indices)
+    def measure(self, indices: Sequence[int], num_steps: int) -> tuple[Acceptance, float]:
+        """Acceptance of a greedy chain along these rows, which the target wrote greedily, and the loss."""
+        layout, (ids_BT, features) = self._layout(indices, num_steps), self._batch(indices)
         judgement = self.objective(ids_BT, features, layout)
         rows = [self.data.rows[index] for index in indices]
         return chain_acceptance(rows, ids_BT, layout, judgement), judgement.loss.item()
@@ -274,17 +287,17 @@ class Trainer:
         device = self.world.device
         return ids_BT.to(device), Features(*(tensor.to(device) for tensor in vars(features).values()))
 
-    def _layout(self, indices: Sequence[int], survival: float, generator: torch.Generator | None = None) -> Layout:
+    def _layout(
+        self, indices: Sequence[int], num_steps: int, survival: float = 1.0, generator: torch.Generator | None = None
+    ) -> Layout:
         rows = [self.data.rows[index] for index in indices]
         lengths, starts = [len(row) for row in rows], [row.response_start for row in rows]
-        return Layout.of(lengths, starts, self.config.num_steps, survival, generator).to(self.world.device)
+        return Layout.of(lengths, starts, num_steps, survival, generator).to(self.world.device)
 
     def _keep_if_best(self, on_line: Callable[[Progress | Validation], None]) -> None:
-        held, state = range(self.data.training, len(self.data.rows)), self.run_state
-        parts = [self.measure(held[start : start + HELD_TOGETHER]) for start in range(0, len(held), HELD_TOGETHER)]
-        acceptance = sum((part for part, _ in parts), Acceptance())
-        loss = sum(loss for _, loss in parts) / max(1, len(parts))
-        alphas = acceptance.alphas(self.config.num_steps)
+        state, steps = self.run_state, self.config.num_steps
+        acceptance, loss = self.measure_held_out(steps)
+        alphas = acceptance.alphas(steps)
         self._log(Validation(state.batch, state.tokens, loss, acceptance.tau, alphas), on_line)
         if acceptance.tau <= state.best_tau:
             state.worse += 1

@@ -1,10 +1,12 @@
 # ruff: noqa: N803, N806, N815  shape suffixes
-"""The EAGLE-2 draft tree (arXiv 2406.16858, sections 4.1 and 4.2; kept by EAGLE-3): grow by confidence, then rerank.
+"""The draft tree: EAGLE-2's (arXiv 2406.16858, sections 4.1 and 4.2; kept by EAGLE-3), grown by confidence, then
+reranked; or a chain of tokens drawn from the draft (arXiv 2211.17192, section 2.1).
 
 Node 0 is the root, the last token the target has verified; nodes are numbered so that parents come before children.
-Owns the tree's shape and the acceptance walk, as pure functions. Refuses to own models and caches.
+Owns the tree's shape and how it grows, as pure functions. Refuses to own models and caches, and what is accepted of it
+(verify.py).
 
-Shapes: K topk, Q nodes of the final tree (root included), W draft vocabulary.
+Shapes: K topk, Q nodes of the final tree (root included), W draft vocabulary, V target vocabulary.
 """
 
 from collections.abc import Callable, Sequence
@@ -59,18 +61,24 @@ class Tree:
     depth_Q: list[int]
     mask_QQ: Tensor
     """Query q may see node k exactly when k is q or one of its ancestors."""
+    draft_prob_QV: Tensor | None = None
+    """What each node was drawn from (the root's row says nothing); None: the nodes were chosen, not drawn."""
 
     @classmethod
-    def of(cls, tokens: Sequence[int], parents: Sequence[int]) -> Self:
+    def of(cls, tokens: Sequence[int], parents: Sequence[int], draft_prob_QV: Tensor | None = None) -> Self:
         """From tokens and parents, parents first."""
         depths: list[int] = []
-        mask_QQ = torch.eye(len(tokens), dtype=torch.bool)
+        mask_QQ = torch.eye(len(tokens), dtype=torch.bool, device="cpu")
         for node, parent in enumerate(parents):
             assert parent < node
             depths.append(0 if parent < 0 else depths[parent] + 1)
             if parent >= 0:
                 mask_QQ[node] |= mask_QQ[parent]
-        return cls(list(tokens), list(parents), depths, mask_QQ)
+        return cls(list(tokens), list(parents), depths, mask_QQ, draft_prob_QV)
+
+    def children(self, node: int) -> list[int]:
+        """The nodes after this one, in the order they were proposed."""
+        return [child for child, parent in enumerate(self.parent_Q) if parent == node]
 
 
 Expand = Callable[[Tensor, Tensor, int], Tensor]
@@ -79,6 +87,9 @@ Expand = Callable[[Tensor, Tensor, int], Tensor]
 `parents_K` are indices into the K nodes of the call before (ignored at depth 1, where all follow the root).
 """
 
+Draw = Callable[[Tensor], int]
+"""An index, drawn with the probabilities given. Decoding knows no other randomness, so a test can take every branch."""
+
 
 def grow(root: int, first_W: Tensor, expand: Expand, target_ids: Callable[[Tensor], Tensor], shape: TreeShape) -> Tree:
     """Expand the K likeliest nodes of each level, then keep the likeliest num_draft_tokens - 1 of all that were seen.
@@ -86,11 +97,11 @@ def grow(root: int, first_W: Tensor, expand: Expand, target_ids: Callable[[Tenso
     A node's value is the product of the confidences on its path, so no node beats its own parent and whatever is kept
     is a tree (section 4.2). Ties go to the node seen first, and parents are seen first.
     """
-    topk = shape.eagle_topk
+    topk, device = shape.eagle_topk, first_W.device
     value_K, id_K = first_W.topk(topk)
-    token_K, node_K = target_ids(id_K), torch.arange(1, topk + 1)
-    values, tokens, parents = [value_K], [token_K], [torch.zeros(topk, dtype=torch.long)]
-    picked_K, seen = torch.arange(topk), topk
+    token_K, node_K = target_ids(id_K), torch.arange(1, topk + 1, device=device)
+    values, tokens, parents = [value_K], [token_K], [torch.zeros_like(node_K)]
+    picked_K, seen = torch.arange(topk, device=device), topk
     for depth in range(1, shape.num_steps):
         more_KK, id_KK = expand(token_K, picked_K // topk, depth).topk(topk)
         value_X = (value_K[:, None] + more_KK).flatten()
@@ -104,20 +115,20 @@ def grow(root: int, first_W: Tensor, expand: Expand, target_ids: Callable[[Tenso
     return _rerank(root, torch.cat(values), torch.cat(tokens), torch.cat(parents), shape.num_draft_tokens)
 
 
-def accepted_path(tree: Tree, target_token_Q: Sequence[int]) -> list[int]:
-    """The nodes the target agrees with, root first: follow the target's own token at each node while it is in the tree.
+def draw_chain(
+    root: int, first_W: Tensor, expand: Expand, proposal: Callable[[Tensor], Tensor], draw: Draw, num_steps: int
+) -> Tree:
+    """Draw each token from what the draft proposes after the one before.
 
-    Whatever decided the target's tokens (argmax, or a draw from its distribution at each node), what is emitted, the
-    accepted tokens and then the target's token at the last of them, is what the target alone would have emitted: the
-    tree decides only how many tokens one pass yields.
+    `proposal` turns log-probabilities [W] into the probabilities [V] that are drawn from.
     """
-    children = {
-        (parent, token): node for node, (parent, token) in enumerate(zip(tree.parent_Q, tree.token_Q, strict=True))
-    }
-    path = [0]
-    while (child := children.get((path[-1], target_token_Q[path[-1]]))) is not None:
-        path.append(child)
-    return path
+    draft_probs = [proposal(first_W)]
+    tokens = [root, draw(draft_probs[0])]
+    for depth in range(1, num_steps):
+        token_1 = torch.tensor(tokens[-1:], device=first_W.device)
+        draft_probs.append(proposal(expand(token_1, torch.zeros_like(token_1), depth)[0]))
+        tokens.append(draw(draft_probs[-1]))
+    return Tree.of(tokens, range(-1, num_steps), torch.stack([torch.zeros_like(draft_probs[0]), *draft_probs]))
 
 
 def _rerank(root: int, value_X: Tensor, token_X: Tensor, parent_X: Tensor, num_draft_tokens: int) -> Tree:

@@ -6,22 +6,24 @@ import json
 from pathlib import Path
 
 from draft_models.check import check
-from draft_models.target import load_tokenizer, target_config, template_hash
+from draft_models.commands.target import template_sha256, text_config
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Of `aerie-draft check`."""
-    parser.add_argument("target", type=Path, help="the target's directory")
+    parser.add_argument("target", type=Path, help="the target's directory; config.json is enough")
     parser.add_argument("draft", type=Path, help="the draft's directory, in SGLang's format")
+    parser.add_argument("--algorithm", default="EAGLE3", metavar="NAME", help="it will be served with this (EAGLE3)")
     parser.add_argument("--json", action="store_true", help="findings as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     """Exit status 1 if there is an error among the findings."""
-    template = template_hash(load_tokenizer(options.target))
-    findings = check(target_config(options.target), template, options.draft)
+    template = template_sha256(options.target)
+    findings = check(text_config(options.target), template, options.draft, options.algorithm)
     if options.json:
         print(json.dumps([vars(finding) for finding in findings], indent=2))
     else:
-        print("\n".join(map(str, findings)) or f"{options.draft}: nothing to find fault with")
+        fine = f"{options.draft}: nothing to find fault with; serve it with --speculative-algorithm {options.algorithm}"
+        print("\n".join(map(str, findings)) or fine)
     return int(any(finding.level == "error" for finding in findings))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from draft_models.acceptance import Acceptance, tau_interval, walk
+from draft_models.acceptance import Acceptance, alpha_intervals, tau_interval, walk
 
 
 def test_tau_is_one_plus_correct_drafts_per_verify_pass():
@@ -26,3 +26,17 @@ def test_the_interval_holds_tau_and_narrows_with_prompts():
     narrow = tau_interval(few * 25)
     assert narrow[1] - narrow[0] < high - low
     assert tau_interval([Acceptance.of([1])] * 3) == pytest.approx((2, 2))
+
+
+def test_an_interval_of_n_alpha_is_there_where_n_was_reached():
+    prompts = [Acceptance.of([0, 1, 2]), Acceptance.of([1, 1]), Acceptance.of([0, 0, 2])]
+    alphas, intervals = sum(prompts, Acceptance()).alphas(4), alpha_intervals(prompts, 4)
+    for alpha, interval in zip(alphas[:3], intervals[:3], strict=True):
+        assert interval[0] <= alpha <= interval[1]
+    assert (alphas[3], intervals[3]) == (None, None)
+    assert alpha_intervals([Acceptance.of([0, 1])] * 5, 1) == [pytest.approx((0.5, 0.5))]
+
+
+def test_one_prompt_says_nothing_about_others():
+    assert tau_interval([Acceptance.of([3, 4])]) is None
+    assert alpha_intervals([Acceptance.of([3, 4])], 2) == [None, None]

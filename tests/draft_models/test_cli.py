@@ -3,31 +3,10 @@
 import json
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from draft_models import cli
 from draft_models.checkpoint import load_draft
 from tests.draft_models import tiny
-
-TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %} t0"
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A target, training rows and two tasks of prompts."""
-    home = tmp_path_factory.mktemp("home")
-    tiny.target().model.save_pretrained(home / "target")
-    words = Tokenizer(models.WordLevel({f"t{index}": index for index in range(tiny.VOCAB)}, unk_token="t0"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, chat_template=TEMPLATE, eos_token="t1")
-    tokenizer.save_pretrained(home / "target")
-    rows = [{"ids": row.ids, "response_start": row.response_start, "prompt_id": row.key} for row in tiny.rows(12)]
-    (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    for task in ("math", "code"):
-        (home / f"{task}.jsonl").write_text('{"turns": ["t3 t4 t5"]}\n{"turns": ["t6 t7"]}\n')
-    return home
-
 
 def train(home, out, *more):
     arguments = ["train", "--target", home / "target", "--data", home / "rows.jsonl", "--out", out, "--taps", "1,2,3"]
@@ -62,27 +41,15 @@ def test_a_run_is_never_overwritten_but_resumed(home, trained, capsys):
     assert "learning_rate was 0.001, is 0.5" in capsys.readouterr().err
 
 
-def test_evaluation_reports_every_task_all_prompts_and_the_mean(home, trained, capsys, tmp_path):
-    report = tmp_path / "report.json"
-    assert evaluate(home, trained / "draft", "--tree", "3/2/6", "--json", report) == 0
-    rows = {row["task"]: row for row in json.loads(report.read_text())["rows"]}
-    assert list(rows) == ["math", "code", "all", "mean"]
-    assert rows["all"]["prompts"] == 4
-    assert rows["all"]["tau"] == 1 + rows["all"]["correct_drafts"] / rows["all"]["verify_passes"]
-    assert "n_alpha" not in rows["math"]
-    assert "mean         tau" in capsys.readouterr().out
-
-
-def test_a_chain_has_n_alpha_for_every_step(home, trained, tmp_path):
-    report = tmp_path / "report.json"
-    assert evaluate(home, trained / "draft", "--tree", "6/1/7", "--limit", 1, "--json", report) == 0
-    assert len(json.loads(report.read_text())["rows"][0]["n_alpha"]) == 6
+def test_what_was_trained_can_be_measured(home, trained, capsys):
+    assert evaluate(home, trained / "draft", "--tree", "3/2/6", "--limit", 1) == 0
+    assert capsys.readouterr().out.startswith("tree 3/2/6\n  math             tau ")
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (("--taps", "1,9"), "taps [1, 9] must rise and lie in 1..3"),
+        (("--taps", "1,9"), "taps [1, 9] must rise and lie in 1..4"),
         (("--epochs", "0"), "epochs: Input should be greater than or equal to 1"),
         (("--draft-vocab-size", "99"), "draft_vocab_size 99 exceeds the target's 61 tokens"),
         (("--held-out", "99"), "nothing is left to train on"),

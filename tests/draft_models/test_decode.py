@@ -1,12 +1,16 @@
 """Losslessness: whatever the draft proposes, the output is the target's own."""
 
+from collections import Counter
+
 import pytest
 import torch
 
-from draft_models.decode import decode, decode_plain, greedy, sampler
+from draft_models.decode import decode, decode_plain
 from draft_models.errors import ConfigError
-from draft_models.tree import Tree, TreeShape, accepted_path, grow
+from draft_models.tree import Tree, TreeShape, grow
+from draft_models.verify import GREEDY, Sampling
 from tests.draft_models import tiny
+from tests.draft_models.branches import outcomes
 
 TREES = ["1/1/2", "3/1/4", "5/1/6", "2/3/5", "3/4/8", "3/4/37", "4/2/12"]
 
@@ -17,23 +21,26 @@ def models():
     return target, tiny.draft(target)
 
 
-@pytest.mark.parametrize("shape", TREES)
-def test_greedy_output_is_exactly_that_of_plain_decoding(models, shape):
+@pytest.mark.parametrize(
+    ("shape", "rule"), [*((shape, "target-draw") for shape in TREES), ("5/1/6", "rejection"), ("3/4/8", "rejection")]
+)
+def test_greedy_output_is_exactly_that_of_plain_decoding(models, shape, rule):
     target, draft = models
     for seed in range(3):
         prompt = torch.randint(2, tiny.VOCAB, (7,), generator=torch.Generator().manual_seed(seed)).tolist()
         plain = decode_plain(target, prompt, 24, {1})
-        found = decode(target, draft, prompt, 24, {1}, TreeShape.parse(shape))
+        found = decode(target, draft, prompt, 24, {1}, TreeShape.parse(shape), GREEDY, rule)
         assert found.ids == plain.ids
         assert sum(found.correct_drafts) + len(found.correct_drafts) + 1 == len(found.ids)
 
 
-def test_a_draft_that_knows_the_target_is_accepted_and_still_changes_nothing(models):
-    """A tree built from the target's own continuation: every node of one path is accepted."""
-    target, _ = models
-    plain = decode_plain(target, [3, 4, 5], 6, set()).ids
-    tree = Tree.of(plain[:4], [-1, 0, 1, 2])
-    assert accepted_path(tree, plain[1:5]) == [0, 1, 2, 3]
+@pytest.mark.parametrize("shape", TREES)
+def test_with_the_same_seed_the_targets_draws_are_those_of_plain_decoding(models, shape):
+    target, draft = models
+    for seed in range(3):
+        plain = decode_plain(target, [3, 4, 5], 16, {1}, Sampling.seeded(0.9, seed))
+        found = decode(target, draft, [3, 4, 5], 16, {1}, TreeShape.parse(shape), Sampling.seeded(0.9, seed))
+        assert found.ids == plain.ids
 
 
 def test_generation_ends_at_the_first_end_of_sequence(models):
@@ -45,18 +52,39 @@ def test_generation_ends_at_the_first_end_of_sequence(models):
     assert decode(target, draft, [3, 4, 5], 20, eos, TreeShape(3, 4, 8)).ids == expected
 
 
-def test_sampled_output_has_the_targets_distribution():
+@pytest.mark.parametrize(("rule", "shape"), [("target-draw", "1/1/2"), ("rejection", "1/1/2")])
+def test_sampled_output_has_exactly_the_targets_distribution(rule, shape):
+    """Over every draw that the whole decoder can make, with three tokens, two of them known to the draft."""
+    target = tiny.target(seed=2, vocab_size=3, eos_token_id=2)
+    draft, prompt, temperature = tiny.draft(target, draft_vocab_size=2), [1, 2], 0.8
+    accepted = 0
+
+    def text(draw):
+        nonlocal accepted
+        found = decode(target, draft, prompt, 3, set(), TreeShape.parse(shape), Sampling(temperature, draw), rule)
+        accepted += sum(found.correct_drafts)
+        return tuple(found.ids)
+
+    found = outcomes(text)
+    expected = joint_probability(target, prompt, temperature, 3).view(3, 3, 3)
+    assert accepted
+    assert sum(found.values()) == pytest.approx(1, abs=1e-5)
+    for one, share in found.items():
+        assert share == pytest.approx(expected[one].item(), abs=1e-5)
+
+
+@pytest.mark.parametrize(("rule", "shape"), [("target-draw", "2/8/40"), ("rejection", "2/1/3")])
+def test_longer_sampled_output_has_the_targets_distribution(rule, shape):
     """Chi-square of three sampled tokens, most of them out of trees, against the target's exact probabilities."""
     target = tiny.target(seed=3, spread=0.25)
-    draft, prompt, temperature, draws = tiny.draft(target), [3, 4, 5], 0.7, 600
-    choose = sampler(temperature, seed=0)
-    decoded = [decode(target, draft, prompt, 3, set(), TreeShape(2, 8, 40), choose) for _ in range(draws)]
-    assert sum(sum(one.correct_drafts) for one in decoded) > draws / 10  # the trees do propose what is drawn
+    draft, prompt, temperature, draws = tiny.draft(target), [3, 4, 5], 0.7, 300
+    sampling = Sampling.seeded(temperature, seed=0)
+    decoded = [decode(target, draft, prompt, 3, set(), TreeShape.parse(shape), sampling, rule) for _ in range(draws)]
+    assert sum(sum(one.correct_drafts) for one in decoded) > draws / 100  # the drafts are sometimes what is drawn
     expected = draws * joint_probability(target, prompt, temperature, 3)
     observed = torch.zeros_like(expected)
-    for one in decoded:
-        first, second, third = one.ids
-        observed[(first * tiny.VOCAB + second) * tiny.VOCAB + third] += 1
+    for (first, second, third), count in Counter(tuple(one.ids) for one in decoded).items():
+        observed[(first * tiny.VOCAB + second) * tiny.VOCAB + third] = count
     # sequences in order of their probability, in bins of about 15 expected draws
     order = expected.argsort(descending=True)
     bins = (expected[order].cumsum(0) / 15).floor().long().clamp(max=draws // 15 - 1).unique(return_inverse=True)[1]
@@ -72,12 +100,12 @@ def test_sampled_output_has_the_targets_distribution():
 def joint_probability(target, prompt, temperature, tokens):
     """[VOCAB ** tokens] of every continuation, one forward per length."""
     prefixes, joint = torch.tensor([prompt]), torch.ones(1, dtype=torch.double)
-    every = torch.arange(tiny.VOCAB)
+    every = torch.arange(target.config.vocab_size)
     for _ in range(tokens):
         final = target.features(prefixes).final_BTD[:, -1]
         following = (target.logits(final) / temperature).double().softmax(-1)
         joint = (joint[:, None] * following).flatten()
-        prefixes = torch.cat([prefixes.repeat_interleave(tiny.VOCAB, 0), every.repeat(len(prefixes))[:, None]], dim=1)
+        prefixes = torch.cat([prefixes.repeat_interleave(len(every), 0), every.repeat(len(prefixes))[:, None]], dim=1)
     return joint
 
 
@@ -125,5 +153,11 @@ def test_a_tree_that_cannot_be_is_one_clear_error(text):
         TreeShape.parse(text)
 
 
-def test_greedy_takes_the_first_of_equals():
-    assert greedy(torch.tensor([[1.0, 3.0, 3.0]])) == [1]
+def test_decoding_makes_no_tensor_on_an_unnamed_device(models):
+    """Stand-in for a GPU: with another default device, everything still has to be where the models are."""
+    target, draft = models
+    expected = decode_plain(target, [3, 4, 5], 8, set()).ids
+    with torch.device("meta"):
+        for rule, shape in (("target-draw", "3/4/8"), ("rejection", "3/1/4"), ("rejection", "3/4/8")):
+            found = decode(target, draft, [3, 4, 5], 8, set(), TreeShape.parse(shape), GREEDY, rule)
+            assert found.ids == expected

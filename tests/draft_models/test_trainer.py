@@ -112,7 +112,7 @@ def test_training_learns_what_the_target_writes_and_the_chain_measures_what_deco
         shape = TreeShape.chain(config.num_steps)
         decoded = decode(target, run.draft, list(row.ids[:4]), 20, set(), shape)
         assert decoded.ids == list(row.ids[4:])
-        measured, _ = run.measure([index])
+        measured, _ = run.measure([index], config.num_steps)
         assert measured.correct_drafts + measured.verify_passes == 19
         assert measured == Acceptance.of(decoded.correct_drafts)
 
@@ -133,8 +133,8 @@ def test_the_best_draft_by_measured_tau_is_kept_with_its_provenance(target, tmp_
 
 def test_cached_features_are_the_computed_ones_and_survive(target, tmp_path):
     rows = tiny.rows(5)
-    ids, first = FeatureCache(target, rows, tmp_path, "d")([0, 3])
-    computed = target.features(ids)
+    _, first = FeatureCache(target, rows, tmp_path, "d")([0, 3])
+    _, computed = target.features_of([rows[0], rows[3]])
     for row, index in enumerate((0, 3)):
         length = len(rows[index])
         assert torch.equal(first.taps_BTF[row, :length], computed.taps_BTF[row, :length])

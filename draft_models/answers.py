@@ -1,0 +1,133 @@
+"""The file of answers: JSONL that only ever grows by whole lines, and beside it OUT.meta.json, which says whose it is.
+
+A killed run may leave a torn last line: it is cut when the file is opened again. A full disk leaves none: what was
+written of the line is taken back. The sidecar holds the run's identity (target, template, settings, hashes of the
+prompts); a file of another identity is never touched.
+
+Owns these two files, and one writer at a time. Refuses to own what is in a row.
+"""
+
+import fcntl
+import json
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+import transformers
+
+from draft_models.checkpoint import write_whole
+from draft_models.data import read_records
+from draft_models.errors import CheckpointError, ConfigError
+
+Identity = dict[str, Any]
+
+
+class AnswerFile:
+    """Open for appending; `answered` are the keys of the rows that are there."""
+
+    def __init__(self, path: Path, identity: Identity) -> None:
+        """Raises ConfigError: another identity, or another writer; CheckpointError: it cannot be written."""
+        self.path, self.meta = path, path.with_name(f"{path.name}.meta.json")
+        self._file = _open(path)
+        try:
+            self._claim(identity)
+            _cut_torn_line(self._file)
+            empty = os.fstat(self._file).st_size == 0
+            self.answered = set() if empty else {record.get("prompt_id") for _, record in read_records(path)}
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def append(self, row: dict[str, Any]) -> None:
+        """One line, whole or not at all.
+
+        Raises:
+            CheckpointError: the disk is full; the rows before are whole.
+        """
+        line = (json.dumps(row, separators=(",", ":")) + "\n").encode()
+        before = os.fstat(self._file).st_size
+        try:
+            while line:
+                line = line[os.write(self._file, line) :]
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._file, before)
+            raise CheckpointError(
+                f"{self.path} could not be written ({error}); its {len(self.answered)} rows are whole"
+            ) from error
+        self.answered.add(row["prompt_id"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+
+    def _claim(self, identity: Identity) -> None:
+        """Go on with a file of this identity, or begin one."""
+        identity = json.loads(json.dumps(identity))
+        if os.fstat(self._file).st_size > 0:
+            differences = _differences(self._read_identity(), identity)
+            if differences:
+                raise ConfigError(
+                    f"{self.path}: holds answers of another run ({'; '.join(differences)}); another --out starts anew"
+                )
+            return
+        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+        text = json.dumps({"identity": identity, "argv": sys.argv[1:], "versions": versions}, indent=2) + "\n"
+        write_whole(self.meta, lambda path: _write_text(path, text))
+
+    def _read_identity(self) -> Identity:
+        try:
+            found: Identity = json.loads(self.meta.read_text())["identity"]
+        except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ConfigError(f"{self.path}: exists, but {self.meta.name} does not say whose it is") from error
+        return found
+
+
+def _open(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(file)
+        raise ConfigError(f"{path}: another process is writing it") from error
+    return file
+
+
+def _cut_torn_line(file: int) -> None:
+    """Up to the last line end."""
+    size = end = os.fstat(file).st_size
+    while end > 0:
+        start = max(0, end - 65536)
+        newline = os.pread(file, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end < size:
+        os.ftruncate(file, end)
+
+
+def _differences(was: Identity, now: Identity) -> list[str]:
+    names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    return [f"{name} was {_short(was.get(name))}, is {_short(now.get(name))}" for name in names]
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text)

@@ -1,0 +1,159 @@
+"""Answers of a running OpenAI endpoint, asked through the OpenAI SDK, several at a time.
+
+The SDK retries what is worth it. A question that fails all the same is counted by what happened, and the others go on;
+what would fail for every question (a wrong key, an unknown model, nobody there) ends it.
+
+Owns the asking. Refuses to own tokens and files.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from draft_models.errors import EndpointError
+from draft_models.generate import TOP_P
+from draft_models.template import Message
+
+if TYPE_CHECKING:
+    import openai
+
+GIVE_UP_AFTER = 16
+"""Failures in a row."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A conversation to be answered, and how."""
+
+    key: str
+    messages: tuple[Message, ...]
+    max_tokens: int
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer's text; `ended` is False where `max_tokens` cut it."""
+
+    question: Question
+    text: str
+    ended: bool
+
+
+@dataclass
+class Failures:
+    """What went wrong, how often, and the first case in words."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    first: str = ""
+    in_a_row: int = 0
+
+    def add(self, key: str, kind: str, reason: str) -> None:
+        """One more."""
+        self.first = self.first or f"{key}: {reason}"
+        self.kinds[kind] += 1
+        self.in_a_row += 1
+
+    def __str__(self) -> str:
+        return f"{', '.join(f'{count} {kind}' for kind, count in self.kinds.most_common())}; first {self.first}"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where to ask. `model` None: the first that the endpoint lists."""
+
+    url: str
+    api_key: str = field(repr=False)
+    model: str | None = None
+    concurrency: int = 16
+
+    def resolved_model(self) -> str:
+        """The model's name.
+
+        Raises:
+            EndpointError: there is no endpoint, or it lists none.
+        """
+        return self.model or asyncio.run(self._first_model())
+
+    def ask(self, questions: Sequence[Question], model: str, on_reply: Callable[[Reply], None]) -> Failures:
+        """All questions, in no order.
+
+        Raises:
+            EndpointError: every question would fail; the replies so far have been heard.
+        """
+        failures = Failures()
+        asyncio.run(self._ask(iter(questions), model, on_reply, failures))
+        return failures
+
+    async def _first_model(self) -> str:
+        sdk = _sdk()
+        async with self._client() as client:
+            try:
+                models = [model.id async for model in client.models.list()]
+            except sdk.OpenAIError as error:
+                raise EndpointError(f"{self.url}: {_one_line(error)}") from error
+        if not models:
+            raise EndpointError(f"{self.url}: lists no model; name one with --model")
+        return models[0]
+
+    async def _ask(
+        self, questions: Iterator[Question], model: str, on_reply: Callable[[Reply], None], failures: Failures
+    ) -> None:
+        async with self._client() as client:
+
+            async def worker() -> None:
+                for question in questions:
+                    reply = await self._reply(client, question, model, failures)
+                    if reply:
+                        failures.in_a_row = 0
+                        on_reply(reply)
+                    elif failures.in_a_row >= GIVE_UP_AFTER:
+                        raise EndpointError(f"{self.url}: {failures.in_a_row} failures in a row: {failures}")
+
+            await asyncio.gather(*(worker() for _ in range(self.concurrency)))
+
+    async def _reply(
+        self, client: "openai.AsyncOpenAI", question: Question, model: str, failures: Failures
+    ) -> Reply | None:
+        sdk = _sdk()
+        messages: Any = list(question.messages)
+        sampling: dict[str, Any] = {"top_p": TOP_P} if question.temperature > 0 else {}
+        try:
+            completion = await client.chat.completions.create(
+                model=model,
+                messages=messages,
+                max_tokens=question.max_tokens,
+                temperature=question.temperature,
+                **sampling,
+            )
+        except (sdk.AuthenticationError, sdk.PermissionDeniedError, sdk.NotFoundError) as error:
+            raise EndpointError(f"{self.url}: {_one_line(error)}") from error
+        except sdk.OpenAIError as error:
+            failures.add(question.key, type(error).__name__, _one_line(error))
+            return None
+        choice = completion.choices[0] if completion.choices else None
+        if choice is None or not choice.message.content or choice.finish_reason not in ("stop", "length"):
+            reason = choice.finish_reason if choice else "no choice"
+            failures.add(question.key, "without an answer", f"no text (finish_reason {reason})")
+            return None
+        return Reply(question, choice.message.content, choice.finish_reason == "stop")
+
+    def _client(self) -> "openai.AsyncOpenAI":
+        url = self.url.rstrip("/")
+        base_url = url if urlsplit(url).path else f"{url}/v1"
+        return _sdk().AsyncOpenAI(base_url=base_url, api_key=self.api_key or "none")
+
+
+def _sdk() -> Any:  # noqa: ANN401  a module
+    try:
+        import openai  # noqa: PLC0415  optional
+    except ImportError as error:
+        raise EndpointError("--endpoint needs the OpenAI SDK: pip install openai") from error
+    return openai
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,112 @@
+"""A training run from files: target, rows, recipe and directory become a `Trainer`.
+
+Owns which draft a run trains and where its files lie. Refuses to own the command line, and training itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from draft_models import vocab
+from draft_models.config import DraftConfig, TrainConfig
+from draft_models.data import Row, digest, hold_out, read_rows
+from draft_models.model import DraftModel
+from draft_models.provenance import provenance, relative
+from draft_models.target import FeatureCache, Target, load_tokenizer, target_config, template_hash
+from draft_models.trainer import STATE, Data, FeaturesOf, Trainer, count_tokens
+from draft_models.world import World
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is trained on what."""
+
+    target: Path
+    data: tuple[Path, ...]
+    out: Path
+    recipe: TrainConfig
+    cache: Path | None = None
+    """Where features are kept, OUT/features without it."""
+    recompute: bool = False
+    """Compute features in every epoch instead of keeping them: for large targets on a GPU."""
+    draft_vocab_size: int = 8192
+    taps: tuple[int, ...] | None = None
+    held_out: int = 64
+    share: float = 1.0
+    """Of the training rows, for scaling runs; the held-out rows stay the same."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether OUT holds a saved state."""
+        return (self.out / STATE).exists()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run will train on, in numbers."""
+
+    rows: int
+    tokens: int
+    held_out: int
+    coverage: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows} rows, {self.tokens} tokens; {self.held_out} held out; "
+            f"the draft's vocabulary covers {self.coverage:.1%}"
+        )
+
+
+def open_run(experiment: Experiment, world: World) -> tuple[Trainer, Summary]:
+    """A trainer with fresh weights, or with those of OUT's saved state.
+
+    Raises:
+        DraftError: the target is not supported, the rows are broken, the saved state belongs to another run...
+    """
+    config = DraftConfig.from_target(target_config(experiment.target), experiment.draft_vocab_size, experiment.taps)
+    rows, held = _rows(experiment, config)
+    every = [*rows, *held]
+    count_V = count_tokens(rows, config.vocab_size)  # noqa: N806
+    t2d_V = vocab.most_frequent(count_V, config.draft_vocab_size)  # noqa: N806
+    summary = Summary(len(rows), sum(map(len, rows)), len(held), vocab.coverage(count_V, t2d_V))
+    target = Target.load(experiment.target, config.taps).to(world.device)
+    data = Data(every, len(held), _features(experiment, target, every))
+    trainer = Trainer(
+        DraftModel(config, vocab.offsets(t2d_V), t2d_V),
+        target,
+        experiment.recipe,
+        data,
+        experiment.out,
+        _origin(experiment, every, summary),
+        world,
+    )
+    trainer.initialise()
+    if experiment.begun:
+        trainer.resume()
+    return trainer, summary
+
+
+def _rows(experiment: Experiment, config: DraftConfig) -> tuple[list[Row], list[Row]]:
+    rows = read_rows(experiment.data, config.vocab_size, config.max_position_embeddings)
+    kept, held = hold_out(rows, experiment.held_out)
+    return kept[: max(1, round(experiment.share * len(kept)))], held
+
+
+def _features(experiment: Experiment, target: Target, rows: Sequence[Row]) -> FeaturesOf:
+    if experiment.recompute:
+        return lambda indices: target.features_of([rows[index] for index in indices])
+    return FeatureCache(target, rows, experiment.cache or experiment.out / "features", digest(rows))
+
+
+def _origin(experiment: Experiment, rows: Sequence[Row], summary: Summary) -> dict[str, Any]:
+    """Provenance that travels with the draft."""
+    return provenance() | {
+        "target": relative(experiment.target),
+        "chat_template_sha256": template_hash(load_tokenizer(experiment.target)),
+        "data": [relative(path) for path in experiment.data],
+        "rows_sha256": digest(rows),
+        "training_tokens": summary.tokens,
+        "vocab_coverage": summary.coverage,
+        "recipe": experiment.recipe.model_dump(),
+    }
