@@ -10,18 +10,15 @@ Owns these two files, and one writer at a time. Refuses to own what is in a row.
 import fcntl
 import json
 import os
-import sys
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import torch
-import transformers
-
 from draft_models.checkpoint import write_whole
 from draft_models.data import read_records
 from draft_models.errors import CheckpointError, ConfigError
+from draft_models.provenance import provenance
 
 Identity = dict[str, Any]
 
@@ -79,8 +76,7 @@ class AnswerFile:
                     f"{self.path}: holds answers of another run ({'; '.join(differences)}); another --out starts anew"
                 )
             return
-        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-        text = json.dumps({"identity": identity, "argv": sys.argv[1:], "versions": versions}, indent=2) + "\n"
+        text = json.dumps({"identity": identity, "provenance": provenance()}, indent=2) + "\n"
         write_whole(self.meta, lambda path: _write_text(path, text))
 
     def _read_identity(self) -> Identity:

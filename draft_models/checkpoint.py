@@ -6,7 +6,7 @@ what the tensors mean, and the trainer's own state (trainer.py).
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,12 @@ def read_config(directory: Path, num_target_layers: int) -> DraftConfig:
         )
     except ValidationError as error:
         raise CheckpointError(f"{path}: {sentences(error)}") from error
+
+
+def written_by_us(found: Mapping[str, Any]) -> bool:
+    """Whether config.json is of a draft that we trained, so that its taps are counted as we count; not of an import."""
+    aerie = found.get("aerie")
+    return isinstance(aerie, dict) and "imported" not in aerie
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -12,10 +12,19 @@ from collections.abc import Callable, Sequence
 import torch
 import transformers
 
-from draft_models.commands import check, evaluate, import_, list_, plot, study, train
+from draft_models.commands import check, evaluate, import_, list_, plot, prepare, study, train
 from draft_models.errors import DraftError
 
-COMMANDS = {"train": train, "evaluate": evaluate, "check": check, "import": import_, "list": list_, "study": study, "plot": plot}
+COMMANDS = {
+    "prepare": prepare,
+    "train": train,
+    "evaluate": evaluate,
+    "check": check,
+    "import": import_,
+    "list": list_,
+    "study": study,
+    "plot": plot,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"aerie-draft: {failure}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("aerie-draft: interrupted (train --resume goes on from the last saved state)", file=sys.stderr)
+        print("aerie-draft: interrupted (prepare goes on where it was, train with --resume)", file=sys.stderr)
         return 130
 
 

@@ -83,9 +83,13 @@ class DraftConfig(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(fault)
         if self.draft_vocab_size > self.vocab_size:
             raise ValueError(f"draft_vocab_size {self.draft_vocab_size} exceeds the target's {self.vocab_size} tokens")
-        if list(self.taps) != sorted(set(self.taps)) or not 1 <= self.taps[0] <= self.taps[-1] <= self.num_target_layers:
+        if (
+            list(self.taps) != sorted(set(self.taps))
+            or not 1 <= self.taps[0] <= self.taps[-1] <= self.num_target_layers
+        ):
             raise ValueError(
-                f"taps {list(self.taps)} must rise and lie in 1..{self.num_target_layers}, as indices into hidden_states"
+                f"taps {list(self.taps)} must rise and lie in 1..{self.num_target_layers}, "
+                "as indices into hidden_states"
             )
         return self
 

@@ -48,7 +48,8 @@ def read_rows(paths: Sequence[Path], vocab_size: int, max_length: int) -> list[R
     Raises:
         DataError: a file cannot be read, holds nothing, or has a broken line, which is named.
     """
-    return [_row(record, f"{path}:{line}", vocab_size, max_length) for path in paths for line, record in read_records(path)]
+    lines = ((path, line, record) for path in paths for line, record in read_records(path))
+    return [_row(record, f"{path}:{line}", vocab_size, max_length) for path, line, record in lines]
 
 
 def read_prompts(path: Path) -> list[Prompt]:

@@ -51,6 +51,11 @@ class Failures:
     first: str = ""
     in_a_row: int = 0
 
+    @property
+    def total(self) -> int:
+        """Of all kinds."""
+        return self.kinds.total()
+
     def add(self, key: str, kind: str, reason: str) -> None:
         """One more."""
         self.first = self.first or f"{key}: {reason}"
@@ -63,20 +68,19 @@ class Failures:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where to ask. `model` None: the first that the endpoint lists."""
+    """Where to ask, and how many questions at a time."""
 
     url: str
     api_key: str = field(repr=False)
-    model: str | None = None
     concurrency: int = 16
 
-    def resolved_model(self) -> str:
-        """The model's name.
+    def first_model(self) -> str:
+        """The name of the first model that it lists.
 
         Raises:
-            EndpointError: there is no endpoint, or it lists none.
+            EndpointError: nobody is there, or lists none.
         """
-        return self.model or asyncio.run(self._first_model())
+        return asyncio.run(self._first_model())
 
     def ask(self, questions: Sequence[Question], model: str, on_reply: Callable[[Reply], None]) -> Failures:
         """All questions, in no order.
@@ -144,7 +148,8 @@ class Endpoint:
     def _client(self) -> "openai.AsyncOpenAI":
         url = self.url.rstrip("/")
         base_url = url if urlsplit(url).path else f"{url}/v1"
-        return _sdk().AsyncOpenAI(base_url=base_url, api_key=self.api_key or "none")
+        client: openai.AsyncOpenAI = _sdk().AsyncOpenAI(base_url=base_url, api_key=self.api_key or "none")
+        return client
 
 
 def _sdk() -> Any:  # noqa: ANN401  a module

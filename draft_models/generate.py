@@ -1,4 +1,4 @@
-# ruff: noqa: N803, N806, N815  shape suffixes
+# ruff: noqa: N803, N806, N812  shape suffixes
 """Continuous batching of the target: many answers at once, a finished one makes room for the next.
 
 All rows end at the same column of the cache, so every step writes one column, and a row that joins is placed with its
@@ -19,7 +19,6 @@ import random
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,9 +111,14 @@ class Batcher:
         self._choose(hidden_BD, self.rows)
 
     def _forward(self, ids_BT: Tensor, position_BT: Tensor, mask: Tensor | None) -> Tensor:
-        hidden_BTD: Tensor = self.target.model.model(
-            input_ids=ids_BT, position_ids=position_BT, attention_mask=mask, past_key_values=self.columns, use_cache=True
-        ).last_hidden_state
+        output = self.target.model.model(
+            input_ids=ids_BT,
+            position_ids=position_BT,
+            attention_mask=mask,
+            past_key_values=self.columns,
+            use_cache=True,
+        )
+        hidden_BTD: Tensor = output.last_hidden_state
         return hidden_BTD
 
     def _choose(self, hidden_BD: Tensor, rows: list[_Row]) -> None:
@@ -203,11 +207,11 @@ class _Columns(Cache):
         self.end = end
 
 
-class _Layer(CacheLayerMixin):
+class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """One layer's keys and values."""
 
     def __init__(self, columns: _Columns, empty_BGCd: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.columns, self.is_initialized = columns, True
         self.key_BGCd, self.value_BGCd = empty_BGCd, empty_BGCd
 
@@ -256,13 +260,13 @@ def _moved(cached_BGCd: Tensor, old: slice, new: slice, capacity: int) -> Tensor
 
 
 def _attention(
-    module: torch.nn.Module,
+    _module: torch.nn.Module,
     query_BHTd: Tensor,
     key_BGCd: Tensor,
     value_BGCd: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    **_: Any,
+    **_: object,
 ) -> tuple[Tensor, None]:
     """A step's queries of one key-value head are attended to together, so that keys are not repeated per head."""
     batch, heads, tokens, size = query_BHTd.shape

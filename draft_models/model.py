@@ -43,7 +43,7 @@ class Rope:
     """The target's rotary tables.
 
     No nn.Module, whose buffers `draft.to(torch.bfloat16)` would round: at position 1,000 the angles of bf16 frequencies
-    are off by whole radians. Hugging Face keeps the target's in float32, and SGLang both.
+    are off by a radian and more. Hugging Face keeps the target's in float32, and SGLang both.
     """
 
     def __init__(self, config: DraftConfig) -> None:

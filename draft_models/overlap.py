@@ -9,7 +9,6 @@ Owns the comparison. Refuses to own what becomes of a text that overlaps.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Self
 
 RUN, SHORTEST_RUN = 13, 8
 """Words in common; GPT-3's bounds of N."""
@@ -29,11 +28,6 @@ class Overlap:
             for turn in turns:
                 self._add(words(turn), name)
         self._lengths = sorted({len(run) for run in self._long})
-
-    @classmethod
-    def none(cls) -> Self:
-        """Nothing overlaps."""
-        return cls({})
 
     def find(self, text: str) -> str | None:
         """The evaluation prompt that the text overlaps, if any."""

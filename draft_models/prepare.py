@@ -1,8 +1,10 @@
 """From prompts to training rows: the target's own answers, as tokens, each appended to a file when it is finished.
 
-Two ways to the same rows: the target in this process (`answer_here`, which can prompt itself too), or a running endpoint
-(`answer_there`), whose text is tokenised again. Owns the way from a prompt to a row. Refuses to own how tokens are
-chosen (generate.py), asked for (endpoint.py) and kept (answers.py).
+Two ways to the same rows: the target in this process (`answer_here`, which can prompt itself too), or a running
+endpoint (`answer_there`), whose text is tokenised again.
+
+Owns the way from a prompt to a row. Refuses to own how tokens are chosen (generate.py), asked for (endpoint.py) and
+kept (answers.py).
 """
 
 from collections import deque
@@ -33,18 +35,19 @@ def answer_here(
     recipe: Recipe,
     stop: set[int],
     on_row: Callable[[Row], None],
-    selves: tuple[SelfPrompts, Sequence[str]] | None = None,
+    selves: SelfPrompts | None = None,
+    keys: Iterable[str] = (),
 ) -> None:
     """Answer the prompts, then the self-prompts of these keys; `on_row` hears each row as it is finished."""
     requests = deque(_request(prompt, PROMPT, recipe, stop) for prompt in _by_length(prompts))
-    writer, keys = selves or (None, ())
-    if writer:
-        requests.extend(writer.request(key) for key in keys)
+    if selves:
+        requests.extend(map(selves.request, keys))
     for generated in batcher.run(requests):
-        if writer and generated.request.kind == TURN:
-            prompt = writer.prompt(generated)
-            following = _request(prompt, SELF, recipe, stop) if prompt else writer.again(generated)
-            requests.extendleft([following] if following else [])  # first, so that rows are finished all along
+        if selves and generated.request.kind == TURN:
+            prompt = selves.prompt(generated)
+            following = _request(prompt, SELF, recipe, stop) if prompt else selves.again(generated)
+            if following:
+                requests.appendleft(following)  # first, so that rows are finished all along
         else:
             on_row(_row(generated))
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from draft_models.data import read_records
 from draft_models.errors import DataError
+from draft_models.provenance import file_sha256
 from draft_models.template import Message
 
 ROLES = ("system", "user", "assistant")
@@ -54,7 +55,7 @@ def read_source(name: str) -> Source:
     path = Path(name)
     if path.is_file() or path.suffix in (".jsonl", ".json"):
         records = read_records(path)
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        sha256 = file_sha256(path)
     else:
         records = list(enumerate(_dataset(name), start=1))
         sha256 = _hash([record for _, record in records])
@@ -87,10 +88,9 @@ def turns(path: Path) -> dict[str, list[str]]:
     """
     found = {}
     for line, record in read_records(path):
-        place = f"{path}:{line}"
-        asked = record.get("turns")
-        texts = asked if _texts(asked) else [_conversation(record, place).text]
-        found[place] = texts
+        first = _conversation(record, f"{path}:{line}").text
+        others = record["turns"][1:] if _texts(record.get("turns")) else []
+        found[f"{path}:{line}"] = [first, *others]
     return found
 
 

@@ -82,7 +82,7 @@ class Screen:
         """
         match = self.overlap.find(conversation.text)
         if match:
-            skipped.add("overlap evaluation prompts", f"{conversation.place} ({match})")
+            skipped.add("in overlap with evaluation prompts", f"{conversation.place} ({match})")
             return None
         try:
             ids = prompt_ids(self.tokenizer, conversation.messages)

@@ -9,16 +9,19 @@ Owns these turns. Refuses to own the answers.
 
 from collections import Counter
 
-from transformers import PreTrainedTokenizerBase
-
 from draft_models.generate import Generated, Request
 from draft_models.prompts import Conversation
-from draft_models.selection import Prompt, Screen, Skipped
+from draft_models.selection import Prompt, Recipe, Screen, Skipped
 from draft_models.template import UserTurn
 
 TURN = "turn"
 TURN_TOKENS, TURN_TEMPERATURE = 128, 1.0
 TRIES = 4
+
+
+def self_prompt_keys(recipe: Recipe, count: int) -> list[str]:
+    """Of so many self-prompts: more of them begin with the same ones."""
+    return [f"self-{recipe.seed}-{index}" for index in range(count)]
 
 
 class SelfPrompts:
@@ -34,10 +37,6 @@ class SelfPrompts:
         after = tokenizer.encode(self._turn.after, add_special_tokens=False)
         self._ends = end_of_sequence | (set(after[:1]) & set(tokenizer.all_special_ids))
         self._stop = frozenset(self._ends | set(tokenizer.all_special_ids))
-
-    def keys(self, count: int) -> list[str]:
-        """Of so many self-prompts: more of them begin with the same ones."""
-        return [f"self-{self.screen.recipe.seed}-{index}" for index in range(count)]
 
     def request(self, key: str) -> Request:
         """For a user turn."""
@@ -59,12 +58,7 @@ class SelfPrompts:
 
     def _text(self, turn: Generated) -> str:
         """The message; nothing if it does not end."""
-        text = decoded(self.screen.tokenizer, turn.ids)
+        text = str(self.screen.tokenizer.decode(list(turn.ids), skip_special_tokens=True))
         marker = self._turn.after.strip()  # a template without special tokens ends a turn in words
         head, found, _ = text.partition(marker) if marker else (text, "", "")
         return head.strip() if found or turn.ids[-1] in self._ends else ""
-
-
-def decoded(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:
-    """Text without special tokens."""
-    return str(tokenizer.decode(list(ids), skip_special_tokens=True))

@@ -49,7 +49,8 @@ class UserTurn:
 
     def text(self, prompt: str) -> str:
         """The user's message in a rendered prompt of one turn."""
-        return prompt.removeprefix(self.before).removesuffix(self.after)
+        inner = prompt.strip().removeprefix(self.before.strip()).removesuffix(self.after.strip())
+        return inner.strip()
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:

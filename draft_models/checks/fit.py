@@ -99,17 +99,16 @@ def _positions(facts: Facts) -> list[Finding]:
 
 
 def _dtype(facts: Facts) -> list[Finding]:
-    kinds = {DTYPES.get(header.dtype, header.dtype) for header in facts.headers.values() if _is_float(header.dtype)}
+    weights = [header.dtype for name, header in facts.headers.items() if name.endswith(".weight")]
     named = facts.found.get("dtype", facts.found.get("torch_dtype"))
-    found = sorted(kinds) or [str(named)] * (named is not None)
+    found = sorted({DTYPES.get(kind, kind) for kind in weights}) or [str(named)] * (named is not None)
     wanted = str(facts.target.dtype).removeprefix("torch.")
-    if facts.target.dtype is None or not found or found == [wanted]:
+    if wanted in ("None", "float32") or not found or found == [wanted]:  # SGLang itself rounds a float32 target
         return []
     what = f"the draft's weights are {' and '.join(found)}, the target is {wanted}"
     wrong = "SGLang rounds them to the dtype it runs in; under --dtype auto the two models run in different ones"
-    return [
-        warning("dtype", what, wrong, "Name the dtype in the profile, or convert the draft with `aerie-draft import`")
-    ]
+    mend = "Name the dtype in the profile, or convert the draft with `aerie-draft import`"
+    return [warning("dtype", what, wrong, mend)]
 
 
 def _template(facts: Facts, template_sha256: str | None) -> list[Finding]:
@@ -124,10 +123,6 @@ def _template(facts: Facts, template_sha256: str | None) -> list[Finding]:
     what = "the chat template is not the one the draft was trained under"
     mend = "Serve that template, or train again under this one"
     return [warning("template_differs", what, "Acceptance falls, silently", mend)]
-
-
-def _is_float(dtype: str) -> bool:
-    return dtype.startswith(("F", "BF"))
 
 
 def _number(config: Any, name: str) -> int | None:  # noqa: ANN401  a target of any architecture

@@ -1,5 +1,6 @@
 """The layers whose hidden states feed the draft, as SGLang counts them (`srt/models/llama.py`: its number plus one)."""
 
+from draft_models.checkpoint import written_by_us
 from draft_models.checks.facts import Facts
 from draft_models.checks.finding import Finding, error, warning
 from draft_models.checks.layout import canonical, layers, num_taps
@@ -65,7 +66,7 @@ def _count(facts: Facts) -> list[Finding]:
 
 def _counting(facts: Facts, found: list[int]) -> list[Finding]:
     count = facts.target.num_hidden_layers
-    if "aerie" in facts.found or found != [2, count // 2, count - 3]:
+    if written_by_us(facts.found) or found != [2, count // 2, count - 3]:
         return []
     what = f"{KEY} {found} are the usual three as Hugging Face counts them"
     wrong = "If that is what was meant, SGLang captures each one layer too late, and acceptance falls, silently"

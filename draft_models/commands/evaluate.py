@@ -20,6 +20,7 @@ from draft_models.evaluate import evaluate as measure
 from draft_models.provenance import file_sha256, provenance, relative
 from draft_models.target import Target, load_tokenizer, target_config
 from draft_models.tree import TreeShape
+from draft_models.world import join
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -41,21 +42,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="how drafts are accepted when sampling, both exactly (target-draw); rejection draws a chain's drafts",
     )
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of both models")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="where to decode (cuda if torch sees one)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report here too")
 
 
 def run(options: argparse.Namespace) -> int:
     """Exit status 0, or a DraftError."""
-    settings = _settings(options)
+    settings, device = _settings(options), join(options.device).device
     draft = load_draft(options.draft, target_config(options.target).num_hidden_layers)
     dtype = getattr(torch, options.dtype)
-    target, tokenizer = Target.load(options.target, draft.config.taps, dtype), load_tokenizer(options.target)
+    target = Target.load(options.target, draft.config.taps, dtype).to(device)
+    tokenizer = load_tokenizer(options.target)
     prompts = [prompt for path in options.prompts for prompt in read_prompts(path)[: options.limit]]
-    draft.to(target.embed_VD.device, dtype)
     progress, rows = _Progress(len(prompts) * len(settings)), []
     for setting in settings:
-        found = measure(target, draft, tokenizer, prompts, setting, progress).rows()
+        found = measure(target, draft.to(device, dtype), tokenizer, prompts, setting, progress).rows()
         rows += found
         _print_rows(found)
     if options.json:

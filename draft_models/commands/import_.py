@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from draft_models.checkpoint import CONFIG, save_draft
+from draft_models.checkpoint import CONFIG, save_draft, written_by_us
 from draft_models.commands.target import text_config
 from draft_models.errors import ConfigError
 from draft_models.formats.importing import import_draft
@@ -47,9 +47,8 @@ def _print(report: ImportReport, options: argparse.Namespace) -> None:
 
 def _provenance(source: Source, report: ImportReport) -> dict[str, Any]:
     """What the draft said of itself if we wrote it; else where it is from."""
-    ours = source.config.get("aerie")
-    if isinstance(ours, dict):
-        return {name: value for name, value in ours.items() if name != "num_target_layers"}
+    if written_by_us(source.config):
+        return {name: value for name, value in source.config["aerie"].items() if name != "num_target_layers"}
     return {
         "imported": {
             "format": report.format,

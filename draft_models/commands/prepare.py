@@ -1,5 +1,5 @@
 # ruff: noqa: T201  it talks to a terminal
-"""Generate training rows: the target's own answers to prompts, its own prompts too; the same command goes on with OUT."""
+"""Generate training rows: the target's own answers. Interrupted, the same command goes on where it was."""
 
 import argparse
 import os
@@ -21,7 +21,7 @@ from draft_models.prepare import Row, answer_here, answer_there
 from draft_models.prompts import Source, distinct, read_source, turns
 from draft_models.provenance import file_sha256
 from draft_models.selection import Prompt, Recipe, Screen, Skipped, select
-from draft_models.selfprompt import SelfPrompts
+from draft_models.selfprompt import SelfPrompts, self_prompt_keys
 from draft_models.target import Target, load_tokenizer, target_config, template_hash
 
 PROGRESS_EVERY_S = 15.0
@@ -51,26 +51,127 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Exit status 0, or a DraftError."""
+    _check(options)
+    recipe, tokenizer = _recipe(options), load_tokenizer(options.target)
+    overlap = Overlap({place: texts for path in options.exclude for place, texts in turns(path).items()})
+    screen = Screen(tokenizer, recipe, overlap)
+    sources = [read_source(name) for name in options.prompts]
+    prompts, skipped = select(distinct(sources), screen, options.limit)
+    _print_skipped(skipped)
+    if not prompts and not options.self_prompts:
+        raise DataError("no prompts are left to answer")
+    answer = _Here(options, screen) if options.endpoint is None else _There(options, screen)
+    with AnswerFile(options.out, _identity(options, screen, sources, answer.name)) as file:
+        left = [prompt for prompt in prompts if prompt.key not in file.answered]
+        print(f"{len(prompts)} prompts, {len(prompts) - len(left)} of them answered already", flush=True)
+        answer(left, file)
+        print(f"{len(file.answered)} rows: {options.out}")
+    return 0
+
+
+class _Here:
+    """The target in this process."""
+
+    def __init__(self, options: argparse.Namespace, screen: Screen) -> None:
+        self.options, self.screen = options, screen
+        self.name = f"the target in {options.dtype}"
+
+    def __call__(self, prompts: list[Prompt], file: AnswerFile) -> None:
+        options, screen, skipped = self.options, self.screen, Skipped()
+        keys = [key for key in self_prompt_keys(screen.recipe, options.self_prompts) if key not in file.answered]
+        if not prompts and not keys:
+            return
+        target = Target.load(options.target, (), getattr(torch, options.dtype))
+        stop = end_of_sequence(target)
+        selves = SelfPrompts(screen, stop, skipped) if keys else None
+        on_row = _Progress(file, len(prompts) + len(keys))
+        answer_here(Batcher(target, options.batch_size), prompts, screen.recipe, stop, on_row, selves, keys)
+        _print_skipped(skipped)
+
+
+class _There:
+    """A running endpoint."""
+
+    def __init__(self, options: argparse.Namespace, screen: Screen) -> None:
+        """Raises EndpointError: no model is named, and the endpoint does not list one."""
+        api_key = os.environ.get("AERIE_API_KEY") or os.environ.get("OPENAI_API_KEY") or ""
+        self.endpoint = Endpoint(options.endpoint, api_key, options.concurrency)
+        self.model = options.model or self.endpoint.first_model()
+        self.name, self.screen = f"an endpoint's {self.model}", screen
+
+    def __call__(self, prompts: list[Prompt], file: AnswerFile) -> None:
+        recipe, tokenizer = self.screen.recipe, self.screen.tokenizer
+        on_row = _Progress(file, len(prompts))
+        failures = answer_there(self.endpoint, self.model, prompts, recipe, tokenizer, on_row)
+        if failures.total:
+            raise EndpointError(
+                f"{failures.total} of {len(prompts)} prompts failed: {failures}; "
+                f"{file.path} has the {len(file.answered)} others, the same command asks again"
+            )
+
+
+class _Progress:
+    """Keeps every row, and prints a line every so often."""
+
+    def __init__(self, file: AnswerFile, total: int) -> None:
+        self.file, self.total, self.rows, self.tokens = file, total, 0, 0
+        self.started = self.last = time.monotonic()
+
+    def __call__(self, row: Row) -> None:
+        self.file.append(row)
+        self.rows, self.tokens = self.rows + 1, self.tokens + len(row["ids"]) - row["response_start"]
+        now = time.monotonic()
+        if now - self.last > PROGRESS_EVERY_S:
+            self.last, seconds = now, now - self.started
+            left_s = seconds / self.rows * (self.total - self.rows)
+            print(
+                f"row {self.rows}/{self.total}  {self.tokens / seconds:.0f} tokens/s  {left_s / 60:.0f} min left",
+                flush=True,
+            )
+
+
+def _check(options: argparse.Namespace) -> None:
     if not options.prompts and not options.self_prompts:
         raise ConfigError("nothing to answer: name --prompts, or how many --self-prompts")
     if options.endpoint and options.self_prompts:
         raise ConfigError("--self-prompts needs the target in this process: leave --endpoint out")
-    recipe, tokenizer = _recipe(options), load_tokenizer(options.target)
-    sources = [read_source(name) for name in options.prompts]
-    overlap = Overlap({place: texts for path in options.exclude for place, texts in turns(path).items()})
-    screen = Screen(tokenizer, recipe, overlap)
-    prompts, skipped = select(distinct(sources), screen, options.limit)
-    if not prompts and not options.self_prompts:
-        raise DataError(f"no prompts are left: {'; '.join(skipped.lines())}")
-    endpoint, answered_by = _endpoint(options)
-    identity = _identity(options, screen, sources, answered_by)
-    with AnswerFile(options.out, identity) as file:
-        left = [prompt for prompt in prompts if prompt.key not in file.answered]
-        print(f"{len(prompts)} prompts, {len(prompts) - len(left)} of them answered already", flush=True)
-        if endpoint:
-            _answer_there(endpoint, options.model or answered_by, left, screen, file)
-        else:
-            _answer_here(options, left, screen, skipped, file)
-        print(f"{len(file.answered)} rows: {options.out}")
-    print("\n".join(f"left out: {line}" for line in skipped.lines()))
-    return 0
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    context = target_config(options.target).max_position_embeddings
+    given: dict[str, Any] = {name: getattr(options, name) for name in Recipe.model_fields}
+    given = {name: value for name, value in given.items() if value is not None}
+    try:
+        recipe = Recipe(**{"max_length": min(Recipe().max_length, context), **given})
+    except ValidationError as error:
+        raise ConfigError(sentences(error)) from error
+    if recipe.max_length > context:
+        raise ConfigError(f"max_length {recipe.max_length} exceeds the target's context of {context}")
+    if recipe.room < 1:
+        raise ConfigError(
+            f"max_tokens {recipe.max_tokens} leaves no room for a prompt in max_length {recipe.max_length}"
+        )
+    return recipe
+
+
+def _identity(options: argparse.Namespace, screen: Screen, sources: list[Source], answered_by: str) -> Identity:
+    """What a file that is gone on with must have in common."""
+    return {
+        "target": options.target.resolve().name,
+        "chat_template_sha256": template_hash(screen.tokenizer),
+        "answered_by": answered_by,
+        **screen.recipe.model_dump(),
+        "prompts_sha256": [source.sha256 for source in sources],
+        "exclude_sha256": [file_sha256(path) for path in options.exclude],
+    }
+
+
+def _print_skipped(skipped: Skipped) -> None:
+    for line in skipped.lines():
+        print(f"left out: {line}", flush=True)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)

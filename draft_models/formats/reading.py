@@ -76,7 +76,7 @@ def llama_layer(config: Mapping[str, Any]) -> PretrainedConfig:
         layer = LlamaConfig(**{name: config[name] for name in LAYER_KEYS if config.get(name) is not None})
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, StrictDataclassError) as error:
         raise FormatError(f"config.json describes no Llama layer: {' '.join(str(error).split())}") from error
-    theta = layer.rope_parameters.get("rope_theta")
+    theta = (layer.rope_parameters or {}).get("rope_theta")
     if not isinstance(theta, (int, float)) or not 0 < theta < float("inf"):
         raise FormatError(f"config.json: rope_theta is {theta!r}, not a number above 0")
     return layer

@@ -10,7 +10,7 @@ the embedding; its export for Hugging Face carries a copy.
 from collections.abc import Mapping
 from typing import Any
 
-from draft_models.checkpoint import ARCHITECTURE
+from draft_models.checkpoint import ARCHITECTURE, written_by_us
 from draft_models.config import default_taps
 from draft_models.formats.reading import Reading, layer_ids, llama_layer, refusals, whole_number
 
@@ -43,7 +43,7 @@ def sglang_name(name: str) -> str:
 
 
 def _warnings(config: Mapping[str, Any], layers: tuple[int, ...] | None, num_target_layers: int) -> tuple[str, ...]:
-    if "aerie" in config or layers != (2, num_target_layers // 2, num_target_layers - 3):
+    if written_by_us(config) or layers != (2, num_target_layers // 2, num_target_layers - 3):
         return ()
     lower = ",".join(map(str, layers))
     counted = f"{KEY} {list(layers)} are the usual taps as Hugging Face counts; SGLang reads them one layer later"

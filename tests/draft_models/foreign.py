@@ -1,3 +1,4 @@
+# ruff: noqa: N803, N806, N812  shape suffixes
 """A tiny draft written as others publish theirs, and their forward pass from the tensors as they name them."""
 
 import json
@@ -56,7 +57,9 @@ def write_specforge(of, directory, config=None, weights=None):
     """As lmsys/SGLang-EAGLE3-*, exported with a copy of the embedding."""
     found = {"architectures": ["LlamaForCausalLMEagle3"], "max_position_embeddings": 256, "torch_dtype": "bfloat16"}
     found |= {"draft_vocab_size": of.config.draft_vocab_size, "rope_theta": 10000.0, "rope_scaling": None}
-    write_config(directory, layer_config(of) | found | {"tie_word_embeddings": False, "bos_token_id": 0} | (config or {}))
+    write_config(
+        directory, layer_config(of) | found | {"tie_word_embeddings": False, "bos_token_id": 0} | (config or {})
+    )
     made = weights or {**tensors(of), "embed_tokens.weight": embedding()}
     save_file({name: tensor.contiguous() for name, tensor in made.items()}, directory / "model.safetensors")
 

@@ -145,5 +145,5 @@ def test_the_list_is_for_programs_too(capsys):
 
 
 def test_a_target_that_is_not_known_is_answered_with_those_that_are():
-    with pytest.raises(CatalogError, match="no draft is known for 'gpt-5'; known targets: .*openai/gpt-oss-20b"):
+    with pytest.raises(CatalogError, match=r"no draft is known for 'gpt-5'; known targets: .*openai/gpt-oss-20b"):
         run("--target", "gpt-5")

@@ -8,6 +8,7 @@ from draft_models import cli
 from draft_models.checkpoint import load_draft
 from tests.draft_models import tiny
 
+
 def train(home, out, *more):
     arguments = ["train", "--target", home / "target", "--data", home / "rows.jsonl", "--out", out, "--taps", "1,2,3"]
     numbers = ["--draft-vocab-size", 40, "--held-out", 2, "--batch-tokens", 64, "--epochs", 1, "--num-steps", 2]

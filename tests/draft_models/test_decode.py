@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from draft_models.decode import decode, decode_plain
+from draft_models.decode import DraftSession, decode, decode_plain
 from draft_models.errors import ConfigError
 from draft_models.tree import Tree, TreeShape, grow
 from draft_models.verify import GREEDY, Sampling
@@ -50,6 +50,19 @@ def test_generation_ends_at_the_first_end_of_sequence(models):
     expected = plain[: plain.index(plain[6]) + 1]
     assert decode_plain(target, [3, 4, 5], 20, eos).ids == expected
     assert decode(target, draft, [3, 4, 5], 20, eos, TreeShape(3, 4, 8)).ids == expected
+
+
+@torch.no_grad()
+def test_a_drawn_chain_is_drawn_from_the_drafts_distribution_over_the_tokens_it_knows(models):
+    target, draft = models
+    session, sampling = DraftSession(draft, target.embed_VD), Sampling.seeded(0.5, 0)
+    logits = torch.randn(tiny.DRAFT_VOCAB, generator=torch.Generator().manual_seed(0))
+    proposal = session.proposal(sampling, logits.log_softmax(-1))
+    torch.testing.assert_close(proposal[draft.t2d], (logits / 0.5).softmax(-1))
+    assert proposal[~draft.t2d].count_nonzero() == 0
+    tree = session.propose([3, 4], torch.randn(2, 3 * 32), TreeShape.chain(4), sampling)
+    assert tree.parent_Q == [-1, 0, 1, 2, 3]
+    assert all(tree.draft_prob_QV[node, tree.token_Q[node]] > 0 for node in range(1, 5))
 
 
 @pytest.mark.parametrize(("rule", "shape"), [("target-draw", "1/1/2"), ("rejection", "1/1/2")])

@@ -1,10 +1,9 @@
-# ruff: noqa: N812  functional is F everywhere
 """Laws for every supported kind of target: the draft's rope is its own, training judges what decoding computes, greedy
 output is plain decoding's. Kinds that are not supported are refused by name."""
 
 import pytest
 import torch
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 
 from draft_models.config import DraftConfig, TrainConfig, require_supported
 from draft_models.decode import DraftSession, TargetSession, decode, decode_plain
@@ -74,7 +73,7 @@ def decoded_loss(target, draft, row):
                 break
             if place >= row.response_start and draft.t2d[logits[place - 1].argmax()]:
                 reference = logits[place - 1][draft.t2d].softmax(-1)
-                total += RECIPE.position_decay**step * F.cross_entropy(draft.logits(hidden)[0], reference)
+                total += RECIPE.position_decay**step * cross_entropy(draft.logits(hidden)[0], reference)
             hidden = session.extend([ids[place]], hidden)
     return total
 
