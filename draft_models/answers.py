@@ -23,12 +23,27 @@ from draft_models.provenance import provenance
 Identity = dict[str, Any]
 
 
+def sidecar(path: Path) -> Path:
+    """Where the identity of a file of answers is kept."""
+    return path.with_name(f"{path.name}.meta.json")
+
+
+def require_template(path: Path, template_sha256: str) -> None:
+    """Answers to train on have to be written under the target's own chat template, where a sidecar says under which.
+
+    Raises:
+        ConfigError: they were not.
+    """
+    if sidecar(path).exists() and _identity_of(path).get("chat_template_sha256") != template_sha256:
+        raise ConfigError(f"{path}: written under another chat template than the target's; prepare it again")
+
+
 class AnswerFile:
     """Open for appending; `answered` are the keys of the rows that are there."""
 
     def __init__(self, path: Path, identity: Identity) -> None:
         """Raises ConfigError: another identity, or another writer; CheckpointError: it cannot be written."""
-        self.path, self.meta = path, path.with_name(f"{path.name}.meta.json")
+        self.path, self.meta = path, sidecar(path)
         self._file = _open(path)
         try:
             self._claim(identity)
@@ -70,7 +85,7 @@ class AnswerFile:
         """Go on with a file of this identity, or begin one."""
         identity = json.loads(json.dumps(identity))
         if os.fstat(self._file).st_size > 0:
-            differences = _differences(self._read_identity(), identity)
+            differences = _differences(_identity_of(self.path), identity)
             if differences:
                 raise ConfigError(
                     f"{self.path}: holds answers of another run ({'; '.join(differences)}); another --out starts anew"
@@ -79,12 +94,14 @@ class AnswerFile:
         text = json.dumps({"identity": identity, "provenance": provenance()}, indent=2) + "\n"
         write_whole(self.meta, lambda path: _write_text(path, text))
 
-    def _read_identity(self) -> Identity:
-        try:
-            found: Identity = json.loads(self.meta.read_text())["identity"]
-        except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ConfigError(f"{self.path}: exists, but {self.meta.name} does not say whose it is") from error
-        return found
+
+def _identity_of(path: Path) -> Identity:
+    meta = sidecar(path)
+    try:
+        found: Identity = json.loads(meta.read_text())["identity"]
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: exists, but {meta.name} does not say whose it is") from error
+    return found
 
 
 def _open(path: Path) -> int:

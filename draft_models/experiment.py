@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from draft_models import vocab
+from draft_models.answers import require_template
 from draft_models.config import DraftConfig, TrainConfig
 from draft_models.data import Row, digest, hold_out, read_rows
 from draft_models.model import DraftModel
@@ -65,6 +66,9 @@ def open_run(experiment: Experiment, world: World) -> tuple[Trainer, Summary]:
         DraftError: the target is not supported, the rows are broken, the saved state belongs to another run...
     """
     config = DraftConfig.from_target(target_config(experiment.target), experiment.draft_vocab_size, experiment.taps)
+    template = template_hash(load_tokenizer(experiment.target))
+    for path in experiment.data:
+        require_template(path, template)
     rows, held = _rows(experiment, config)
     every = [*rows, *held]
     count_V = count_tokens(rows, config.vocab_size)  # noqa: N806
@@ -78,7 +82,7 @@ def open_run(experiment: Experiment, world: World) -> tuple[Trainer, Summary]:
         experiment.recipe,
         data,
         experiment.out,
-        _origin(experiment, every, summary),
+        _origin(experiment, template, every, summary),
         world,
     )
     trainer.initialise()
@@ -99,11 +103,11 @@ def _features(experiment: Experiment, target: Target, rows: Sequence[Row]) -> Fe
     return FeatureCache(target, rows, experiment.cache or experiment.out / "features", digest(rows))
 
 
-def _origin(experiment: Experiment, rows: Sequence[Row], summary: Summary) -> dict[str, Any]:
+def _origin(experiment: Experiment, template: str, rows: Sequence[Row], summary: Summary) -> dict[str, Any]:
     """Provenance that travels with the draft."""
     return provenance() | {
         "target": relative(experiment.target),
-        "chat_template_sha256": template_hash(load_tokenizer(experiment.target)),
+        "chat_template_sha256": template,
         "data": [relative(path) for path in experiment.data],
         "rows_sha256": digest(rows),
         "training_tokens": summary.tokens,

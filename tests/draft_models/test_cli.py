@@ -66,6 +66,14 @@ def test_a_bad_argument_is_one_clear_line(home, tmp_path, capsys, change, reason
     assert not (tmp_path / "draft").exists()
 
 
+def test_answers_of_another_chat_template_are_not_trained_on(home, tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes((home / "rows.jsonl").read_bytes())
+    (tmp_path / "rows.jsonl.meta.json").write_text(json.dumps({"identity": {"chat_template_sha256": "another"}}))
+    assert train(home, tmp_path / "run", "--data", rows) == 1
+    assert "written under another chat template than the target's" in capsys.readouterr().err
+
+
 def test_a_draft_that_is_none_and_a_prompt_that_is_too_long_are_one_clear_line(home, trained, capsys, tmp_path):
     assert evaluate(home, tmp_path) == 1
     assert "config.json" in capsys.readouterr().err

@@ -13,11 +13,13 @@ import torch
 from service.runtime.cpu import build as cpu_build
 from service.runtime.cpu import serve
 
-os.environ.setdefault("AERIE_CPU_OPS", str(cpu_build.build()))
+LIBRARY = os.environ.get("AERIE_CPU_OPS") or str(cpu_build.build())
 sys.path.insert(0, str(serve.HERE))
-import sgl_kernel
+with pytest.MonkeyPatch.context() as patch:  # read when the module is imported; other tests must not inherit it
+    patch.setenv("AERIE_CPU_OPS", LIBRARY)
+    import sgl_kernel
 
-COMPILED = os.environ["AERIE_CPU_OPS"] != "torch"
+COMPILED = LIBRARY != "torch"
 NAMES = [op.name.split("::")[1] for op in sgl_kernel.ops.OPS]
 
 

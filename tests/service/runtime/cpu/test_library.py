@@ -13,7 +13,7 @@ from sgl_kernel.unsupported import UNSUPPORTED
 from service.runtime.cpu import build as cpu_build
 from service.runtime.profiles import ROOT
 
-from .conftest import COMPILED
+from .conftest import COMPILED, LIBRARY
 
 PROBED = ("fused_qk_norm_cpu", "fused_qk_norm_rope_cpu")  # SGLang asks with hasattr and falls back
 needs_library = pytest.mark.skipif(not COMPILED, reason="AERIE_CPU_OPS=torch")
@@ -50,21 +50,21 @@ def test_torch_needs_no_library():
 @needs_library
 @pytest.mark.parametrize("isa", ["sse9", "AVX2"])
 def test_an_unknown_instruction_set_is_an_error(isa):
-    result = isa_of(AERIE_CPU_OPS=os.environ["AERIE_CPU_OPS"], AERIE_CPU_ISA=isa)
+    result = isa_of(AERIE_CPU_OPS=LIBRARY, AERIE_CPU_ISA=isa)
     assert f"AERIE_CPU_ISA={isa} is unknown; this build has baseline" in result.stderr
 
 
 @needs_library
 def test_the_best_instruction_set_is_the_default():
     best = [isa for isa in cpu_build.variants() if supported(isa)][-1]
-    assert isa_of(AERIE_CPU_OPS=os.environ["AERIE_CPU_OPS"]).stdout == f"{best}\n"
+    assert isa_of(AERIE_CPU_OPS=LIBRARY).stdout == f"{best}\n"
 
 
 @needs_library
 @pytest.mark.parametrize("isa", list(cpu_build.variants()))
 def test_every_instruction_set_passes_the_op_tests(isa):
     """The same tests, in a process forced down to `isa` (or refused, where the CPU has less)."""
-    result = isa_of(AERIE_CPU_OPS=os.environ["AERIE_CPU_OPS"], AERIE_CPU_ISA=isa)
+    result = isa_of(AERIE_CPU_OPS=LIBRARY, AERIE_CPU_ISA=isa)
     if not supported(isa):
         assert "this CPU does not support it" in result.stderr
         return
