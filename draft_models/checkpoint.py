@@ -164,6 +164,15 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_text_whole(path: Path, text: str) -> None:
+    """`write_whole`, of a text."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text)
+
+    write_whole(path, write)
+
+
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, "pt") as file:

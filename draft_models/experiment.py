@@ -82,7 +82,7 @@ def open_run(experiment: Experiment, world: World) -> tuple[Trainer, Summary]:
         experiment.recipe,
         data,
         experiment.out,
-        _origin(experiment, template, every, summary),
+        _origin(experiment, template, every, summary) | {"target_digest": target.digest},
         world,
     )
     trainer.initialise()

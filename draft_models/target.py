@@ -31,6 +31,8 @@ from draft_models.config import require_supported
 from draft_models.data import Row
 from draft_models.errors import CheckpointError, DataError, TargetError
 
+CONFIG = "config.json"
+
 
 @dataclass(frozen=True)
 class Features:
@@ -46,8 +48,8 @@ class Features:
 class Target:
     """A frozen causal language model."""
 
-    def __init__(self, model: Any, taps: tuple[int, ...], name: str) -> None:  # noqa: ANN401  no typed interface
-        self.model, self.taps, self.name = model.eval().requires_grad_(requires_grad=False), taps, name
+    def __init__(self, model: Any, taps: tuple[int, ...], digest: str) -> None:  # noqa: ANN401  no typed interface
+        self.model, self.taps, self.digest = model.eval().requires_grad_(requires_grad=False), taps, digest
         self.config: PretrainedConfig = model.config
         self.embed_VD: Tensor = model.get_input_embeddings().weight
         self.head_VD: Tensor = model.get_output_embeddings().weight
@@ -65,8 +67,8 @@ class Target:
         try:
             model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
         except (OSError, ValueError) as error:
-            raise TargetError(f"{directory}: {_first_line(error)}") from error
-        return cls(model, taps, str(directory))
+            raise TargetError(f"{directory}: {first_line(error)}") from error
+        return cls(model, taps, target_digest(directory))
 
     def to(self, device: torch.device) -> "Target":
         """Itself, on that device."""
@@ -130,7 +132,7 @@ class FeatureCache:
         for row in rows:
             self.starts.append(self.starts[-1] + len(row))
         tokens = self.starts[-1]
-        identity = json.dumps([target.name, list(target.taps), str(dtype), rows_digest])
+        identity = json.dumps([target.digest, list(target.taps), str(dtype), rows_digest])
         home = directory / hashlib.sha256(identity.encode()).hexdigest()[:16]
         width = self.features + hidden_size
         self.hidden_MK = _mapped(home / "hidden", tokens * width, dtype).view(tokens, width)
@@ -170,11 +172,29 @@ def padded(rows: Sequence[Sequence[int]]) -> Tensor:
 
 
 def target_config(directory: Path) -> PretrainedConfig:
-    """Raises TargetError: no config.json."""
-    if not (directory / "config.json").is_file():
-        raise TargetError(f"{directory}: no config.json; a target is a directory in Hugging Face format")
-    config: PretrainedConfig = AutoConfig.from_pretrained(directory, local_files_only=True)
+    """Of the language model, where the target also sees or hears.
+
+    Raises:
+        TargetError: no config.json, a broken one, or an architecture that transformers does not know.
+    """
+    if not (directory / CONFIG).is_file():
+        raise TargetError(f"{directory}: no {CONFIG}; a target is a directory in Hugging Face format")
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(directory, local_files_only=True).get_text_config()
+    except (OSError, ValueError) as error:
+        raise TargetError(f"{directory / CONFIG}: {first_line(error)}") from error
     return config
+
+
+def target_digest(directory: Path) -> str:
+    """Which target it is, wherever it lies: a hash of its configuration and of the headers and sizes of its weights."""
+    total = hashlib.sha256()
+    for path in sorted([*directory.glob("*config.json"), *directory.glob("*.safetensors")]):
+        with path.open("rb") as file:
+            size, head = path.stat().st_size, file.read(8)
+            length = int.from_bytes(head, "little") if path.suffix == ".safetensors" else size
+            total.update(f"{path.name}:{size}:".encode() + head + file.read(min(length, size)))
+    return total.hexdigest()[:16]
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
@@ -182,7 +202,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise TargetError(f"{directory}: no tokenizer: {_first_line(error)}") from error
+        raise TargetError(f"{directory}: no tokenizer: {first_line(error)}") from error
     if tokenizer.chat_template is None:
         raise TargetError(f"{directory}: the tokenizer has no chat template")
     return tokenizer
@@ -222,5 +242,6 @@ def _mapped(path: Path, size: int, dtype: torch.dtype) -> Tensor:
     return torch.from_file(str(path), shared=True, size=size, dtype=dtype)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def first_line(error: Exception) -> str:
+    """Of its message."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

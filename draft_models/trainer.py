@@ -276,7 +276,7 @@ class Trainer:
         return {
             **recipe,
             **draft,
-            "target": self.target.name,
+            "target": self.target.digest,
             "rows": digest(self.data.rows),
             "training": self.data.training,
             "processes": self.world.size,

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from draft_models.check import check
-from draft_models.commands.target import template_sha256, text_config
+from draft_models.errors import TargetError
+from draft_models.target import load_tokenizer, target_config, template_hash
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -19,11 +20,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Exit status 1 if there is an error among the findings."""
-    template = template_sha256(options.target)
-    findings = check(text_config(options.target), template, options.draft, options.algorithm)
+    template = _template(options.target)
+    findings = check(target_config(options.target), template, options.draft, options.algorithm)
     if options.json:
         print(json.dumps([vars(finding) for finding in findings], indent=2))
     else:
         fine = f"{options.draft}: nothing to find fault with; serve it with --speculative-algorithm {options.algorithm}"
         print("\n".join(map(str, findings)) or fine)
     return int(any(finding.level == "error" for finding in findings))
+
+
+def _template(target: Path) -> str | None:
+    """Hash of the chat template; None without a tokenizer, or without a template."""
+    try:
+        return template_hash(load_tokenizer(target))
+    except TargetError:
+        return None

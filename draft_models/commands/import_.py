@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from draft_models.checkpoint import CONFIG, save_draft, written_by_us
-from draft_models.commands.target import text_config
 from draft_models.errors import ConfigError
 from draft_models.formats.importing import import_draft
 from draft_models.formats.report import ImportReport
 from draft_models.formats.source import Source, read_embedding, read_source
+from draft_models.target import target_config
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     if (options.out / CONFIG).exists():
         raise ConfigError(f"{options.out}: holds a model; choose another --out")
     source = read_source(options.source)
-    report, draft = import_draft(source, text_config(options.target), read_embedding(options.target), options.taps)
+    report, draft = import_draft(source, target_config(options.target), read_embedding(options.target), options.taps)
     if draft is not None:
         save_draft(draft, options.out, _provenance(source, report))
     _print(report, options)
