@@ -83,8 +83,9 @@ def walk(leading: Sequence[int], start: int, stop: int) -> list[int]:
     """
     correct, position = [], start
     while position < stop:
-        correct.append(leading[position])
-        position += leading[position] + 1
+        accepted = min(leading[position], stop - position - 1)  # the answer's last token is a bonus token
+        correct.append(accepted)
+        position += accepted + 1
     return correct
 
 

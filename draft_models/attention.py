@@ -186,19 +186,20 @@ def causal_block_backward(
         )
         return grads
     half = [x.bfloat16() for x in (grad_BHTd, query_BHTd, key_BHTd, value_BHTd, out_BHTd)]
-    length, unused = query_BHTd.shape[2], torch.empty(0, dtype=torch.long, device=query_BHTd.device)
+    length = query_BHTd.shape[2]
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_backward
+    # no cumulative lengths: rows of one length; no dropout: no seed
     grad_query, grad_key, grad_value = kernel(
         *half,
         lse_BHT.contiguous(),
-        unused,
-        unused,
+        None,
+        None,
         length,
         length,
-        dropout_p=0.0,
+        0.0,
         is_causal=True,
-        philox_seed=unused,
-        philox_offset=unused,
+        philox_seed=None,
+        philox_offset=None,
     )
     return grad_query.float(), grad_key.float(), grad_value.float()
 

@@ -112,7 +112,9 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(default=0.0, ge=0)
     grad_clip: float = Field(default=0.5, gt=0)
-    batch_tokens: int = Field(default=1024, ge=16, description="padded tokens per batch, at most")
+    batch_tokens: int = Field(
+        default=1024, ge=16, description="padded tokens per batch, at most; a longer row is a batch of its own"
+    )
     epochs: int = Field(default=6, ge=1)
     seed: int = 0
     compute_dtype: str = Field(default="bfloat16", pattern="^(bfloat16|float32)$")

@@ -94,11 +94,12 @@ def read_records(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def hold_out(rows: Sequence[Row], count: int) -> tuple[list[Row], list[Row]]:
-    """(training rows, held-out rows): whole prompts, chosen by their hash, so that a larger data set keeps the choice.
+    """(training rows, held-out rows): whole prompts, chosen by their hash and nothing else.
 
+    A larger data set holds other prompts out: two runs on different data are compared on prompts neither trained on.
     Held-out rows are greedy answers: measured on them, acceptance is that of greedy decoding.
     """
-    keys = sorted({row.key for row in rows if row.temperature == 0}, key=_digest)[:count]
+    keys = sorted({row.key for row in rows if row.temperature == 0}, key=key_digest)[:count]
     chosen = set(keys)
     kept = [row for row in rows if row.key not in chosen]
     held = {row.key: row for row in rows if row.key in chosen and row.temperature == 0}
@@ -153,9 +154,10 @@ def _row(record: dict[str, Any], place: str, vocab_size: int, max_length: int) -
     if not isinstance(temperature, int | float):
         raise DataError(f"{place}: temperature {temperature!r} is no number")
     # a self-prompted row has no prompt id: its prompt is its key
-    key = record.get("prompt_id") or _digest(",".join(map(str, ids[:start])))
+    key = record.get("prompt_id") or key_digest(",".join(map(str, ids[:start])))
     return Row(tuple(ids), start, float(temperature), str(key))
 
 
-def _digest(text: str) -> str:
+def key_digest(text: str) -> str:
+    """What orders prompts by chance, and always the same."""
     return hashlib.sha256(text.encode()).hexdigest()

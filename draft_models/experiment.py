@@ -11,7 +11,7 @@ from typing import Any
 from draft_models import vocab
 from draft_models.answers import require_template
 from draft_models.config import DraftConfig, TrainConfig
-from draft_models.data import Row, digest, hold_out, read_rows
+from draft_models.data import Row, digest, hold_out, key_digest, read_rows
 from draft_models.model import DraftModel
 from draft_models.provenance import provenance, relative
 from draft_models.target import FeatureCache, Target, load_tokenizer, target_config, template_hash
@@ -69,20 +69,24 @@ def open_run(experiment: Experiment, world: World) -> tuple[Trainer, Summary]:
     template = template_hash(load_tokenizer(experiment.target))
     for path in experiment.data:
         require_template(path, template)
-    rows, held = _rows(experiment, config)
-    every = [*rows, *held]
-    count_V = count_tokens(rows, config.vocab_size)  # noqa: N806
+    rows = read_rows(experiment.data, config.vocab_size, config.max_position_embeddings)
+    kept, held = hold_out(rows, experiment.held_out)
+    every = [*kept, *held]
+    used = [*_part(kept, experiment.share), *range(len(kept), len(every))]
+    chosen = [every[index] for index in used]
+    training = chosen[: len(chosen) - len(held)]
+    count_V = count_tokens(training, config.vocab_size)  # noqa: N806
     t2d_V = vocab.most_frequent(count_V, config.draft_vocab_size)  # noqa: N806
-    summary = Summary(len(rows), sum(map(len, rows)), len(held), vocab.coverage(count_V, t2d_V))
+    summary = Summary(len(training), sum(map(len, training)), len(held), vocab.coverage(count_V, t2d_V))
     target = Target.load(experiment.target, config.taps).to(world.device)
-    data = Data(every, len(held), _features(experiment, target, every))
+    data = Data(chosen, len(held), _features(experiment, target, every, used))
     trainer = Trainer(
         DraftModel(config, vocab.offsets(t2d_V), t2d_V),
         target,
         experiment.recipe,
         data,
         experiment.out,
-        _origin(experiment, template, every, summary) | {"target_digest": target.digest},
+        _origin(experiment, template, chosen, summary) | {"target_digest": target.digest},
         world,
     )
     trainer.initialise()
@@ -91,16 +95,18 @@ def open_run(experiment: Experiment, world: World) -> tuple[Trainer, Summary]:
     return trainer, summary
 
 
-def _rows(experiment: Experiment, config: DraftConfig) -> tuple[list[Row], list[Row]]:
-    rows = read_rows(experiment.data, config.vocab_size, config.max_position_embeddings)
-    kept, held = hold_out(rows, experiment.held_out)
-    return kept[: max(1, round(experiment.share * len(kept)))], held
+def _part(rows: Sequence[Row], share: float) -> list[int]:
+    """Indices of a share of the rows: a fair sample, and part of every larger one."""
+    order = sorted(range(len(rows)), key=lambda index: key_digest(rows[index].key))
+    return sorted(order[: max(1, round(share * len(rows)))])
 
 
-def _features(experiment: Experiment, target: Target, rows: Sequence[Row]) -> FeaturesOf:
+def _features(experiment: Experiment, target: Target, rows: Sequence[Row], used: Sequence[int]) -> FeaturesOf:
+    """Features of the rows with the indices `used`, of one cache for all of them."""
     if experiment.recompute:
-        return lambda indices: target.features_of([rows[index] for index in indices])
-    return FeatureCache(target, rows, experiment.cache or experiment.out / "features", digest(rows))
+        return lambda indices: target.features_of([rows[used[index]] for index in indices])
+    cache = FeatureCache(target, rows, experiment.cache or experiment.out / "features", digest(rows))
+    return lambda indices: cache([used[index] for index in indices])
 
 
 def _origin(experiment: Experiment, template: str, rows: Sequence[Row], summary: Summary) -> dict[str, Any]:

@@ -52,9 +52,10 @@ def soft_cross_entropy(
         reference_X: the reference each prediction is judged by; rising.
         weight_X: what each term counts; 0 leaves it out.
     """
-    loss, entropy_X, proposal_X = _Fused.apply(  # type: ignore[no-untyped-call]
-        hidden_XD, head_WD, reference_RD, reference_head_WD, reference_X, weight_X
-    )
+    with torch.autocast(hidden_XD.device.type, enabled=False):  # CUDA's would take every softmax back to fp32
+        loss, entropy_X, proposal_X = _Fused.apply(  # type: ignore[no-untyped-call]
+            hidden_XD, head_WD, reference_RD, reference_head_WD, reference_X, weight_X
+        )
     return Judged(loss, entropy_X, proposal_X)
 
 

@@ -36,7 +36,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x_MD: Tensor) -> Tensor:
         """Same shape, same dtype."""
-        return F.rms_norm(x_MD, self.weight.shape, self.weight.to(x_MD.dtype), self.eps)
+        # CUDA's autocast computes it in fp32
+        return F.rms_norm(x_MD, self.weight.shape, self.weight.to(x_MD.dtype), self.eps).to(x_MD.dtype)
 
 
 class Rope:
@@ -178,12 +179,17 @@ def initialise(draft: DraftModel, head_VD: Tensor, norm_D: Tensor, taps_rms: lis
     draft.norm.weight.copy_(norm_D.float() / 4)
     for tap, rms in enumerate(taps_rms):
         columns_DD = draft.fc.weight[:, tap * hidden_size : (tap + 1) * hidden_size]
-        columns_DD.normal_(0, 1 / (rms * draft.fc.in_features**0.5), generator=generator)
+        _draw(columns_DD, 1 / (rms * draft.fc.in_features**0.5), generator)
     attention, mlp = draft.midlayer.self_attn, draft.midlayer.mlp
     for linear in (attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj):
-        linear.weight.normal_(0, linear.in_features**-0.5, generator=generator)
+        _draw(linear.weight, linear.in_features**-0.5, generator)
     for linear in (attention.o_proj, mlp.down_proj):
-        linear.weight.normal_(0, 0.5 * linear.in_features**-0.5, generator=generator)
+        _draw(linear.weight, 0.5 * linear.in_features**-0.5, generator)
+
+
+def _draw(weight: Tensor, std: float, generator: torch.Generator) -> None:
+    """Normal, drawn on the CPU: a run starts from the same weights on every device."""
+    weight.copy_(torch.empty(weight.shape).normal_(0, std, generator=generator))
 
 
 def _rope_config(config: DraftConfig) -> LlamaConfig:

@@ -52,7 +52,7 @@ class Objective(nn.Module):
         config, draft = self.config, self.draft
         likeliest_R = features.likeliest_BT[layout.row_R, layout.column_R]
         known_X = draft.t2d[likeliest_R][layout.reference_X]
-        weight_X = (config.position_decay / config.position_survival) ** layout.step_X / max(1, len(likeliest_R))
+        weight_X = (config.position_decay / layout.survival) ** layout.step_X / max(1, len(likeliest_R))
         with torch.autocast(ids_BT.device.type, self.dtype, enabled=self.dtype != torch.float32):
             fused_MD = draft.fuse(features.taps_BTF.to(self.dtype).flatten(0, 1))
             output_XD = unroll(draft, self.embed_VD, ids_BT, fused_MD, layout)[layout.output_X]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from draft_models.checkpoint import write_whole
+from draft_models.checkpoint import write_text_whole
 from draft_models.config import TrainConfig
 from draft_models.experiment import Experiment
 from draft_models.trainer import Trainer
@@ -75,9 +75,4 @@ def row(variant: Variant, trainer: Trainer, depth: int) -> dict[str, Any]:
 
 def write_table(path: Path, study: str, origin: dict[str, Any], rows: Iterable[dict[str, Any]]) -> None:
     """Rows with their provenance, as JSON."""
-    text = json.dumps({"study": study, "provenance": origin, "rows": list(rows)}, indent=2) + "\n"
-    write_whole(path, lambda temporary: _write(temporary, text))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
+    write_text_whole(path, json.dumps({"study": study, "provenance": origin, "rows": list(rows)}, indent=2) + "\n")

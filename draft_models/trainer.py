@@ -3,7 +3,8 @@
 
 A run is a function of its configuration, its rows, its target and the number of processes: the plan of batches, the
 learning rate and the dropped positions depend on how many batches are done and on nothing else. So a run that was
-interrupted and resumed ends with the same bits as one that was not.
+interrupted and resumed ends with the same bits as one that was not (on a CPU, with as many threads; CUDA's attention
+adds in no fixed order).
 
 Owns the optimiser and the run's directory: state.pt (to resume), log.jsonl, draft/ (the best so far, by measured tau on
 held-out rows, in SGLang's format). Refuses to own data formats, the objective and the terminal.
@@ -13,11 +14,11 @@ import json
 import math
 import random
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from draft_models.acceptance import Acceptance
-from draft_models.checkpoint import save_draft, write_whole
+from draft_models.checkpoint import save_draft, write_text_whole, write_whole
 from draft_models.config import TrainConfig
 from draft_models.data import Row, batches, digest
 from draft_models.errors import CheckpointError, ConfigError
@@ -41,6 +42,8 @@ FeaturesOf = Callable[[Sequence[int]], tuple[Tensor, Features]]
 
 STATE, LOG, DRAFT = "state.pt", "log.jsonl", "draft"
 HELD_TOGETHER = 8
+LENGTHENED = {"patience", "checkpoint_every"}
+"""What a resumed run may change."""
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -117,6 +120,8 @@ class Trainer:
     ) -> None:
         self.draft, self.target, self.config, self.data, self.world = draft, target, config, data, world
         self.directory, self.provenance = directory, provenance or {}
+        if data.held_out < 1:
+            raise ConfigError("no greedy answers are held out: acceptance cannot be measured; see --held-out")
         if data.training < 1:
             raise ConfigError(f"{len(data.rows)} rows, {data.held_out} of them held out: nothing is left to train on")
         lengths = [len(row) for row in data.rows[: data.training]]
@@ -126,15 +131,19 @@ class Trainer:
             for batch in batches(lengths, config.batch_tokens, config.seed, epoch)
         ]
         self.plan = [every[start : start + world.size] for start in range(0, len(every) - world.size + 1, world.size)]
+        if not self.plan:
+            raise ConfigError(
+                f"{len(every)} batches for {world.size} processes: smaller --batch-tokens, or fewer of them"
+            )
         self.run_state = Run(identity=self._identity())
         self.objective = Objective(draft.to(world.device), target, config)
 
     def initialise(self) -> None:
         """Random weights of the right scale: see `model.initialise`. Before the first step or `resume`."""
-        taps_BTF = self.data.features_of(self.plan[0][0])[1].taps_BTF
-        taps = taps_BTF.float().view(*taps_BTF.shape[:2], len(self.draft.config.taps), -1)
-        present_BT = taps.abs().sum((-1, -2)) > 0
-        rms = taps[present_BT].pow(2).mean((0, 2)).sqrt().tolist()
+        indices = self.plan[0][0]
+        taps_BTF = self.data.features_of(indices)[1].taps_BTF.float()
+        taps_MF = torch.cat([taps_TF[: len(self.data.rows[i])] for taps_TF, i in zip(taps_BTF, indices, strict=True)])
+        rms = [tap_MD.pow(2).mean().sqrt().item() for tap_MD in taps_MF.chunk(len(self.draft.config.taps), dim=-1)]
         initialise(self.draft, self.target.head_VD, self.target.norm_D, rms, self.config.seed)
 
     @cached_property
@@ -151,14 +160,20 @@ class Trainer:
         )
 
     def run(self, on_line: Callable[[Progress | Validation], None] = lambda _: None, until: int | None = None) -> None:
-        """Train to the end of the plan (or up to batch `until`), logging, validating and saving on the way."""
+        """Train to the end of the plan (or up to batch `until`), logging, validating and saving on the way.
+
+        Raises:
+            CheckpointError: the disk is full; the last state and the best draft are still there.
+        """
         state, config = self.run_state, self.config
-        first_batch, first_token, first_second = state.batch, state.tokens, state.seconds
-        while state.batch < min(until or len(self.plan), len(self.plan)) and not self.exhausted:
-            started = time.monotonic()
+        started, first_batch, first_token, first_second = time.monotonic(), state.batch, state.tokens, state.seconds
+        if self.world.first and state.batch == 0:
+            self._cut_log()
+        end = len(self.plan) if until is None else min(until, len(self.plan))
+        while state.batch < end and not self.exhausted:
             loss, alphas = self.step()
-            state.seconds += time.monotonic() - started
-            elapsed = state.seconds - first_second
+            elapsed = time.monotonic() - started
+            state.seconds = first_second + elapsed
             remaining = (len(self.plan) - state.batch) / (state.batch - first_batch)
             self._log(
                 Progress(
@@ -215,9 +230,10 @@ class Trainer:
         """Acceptance on the held-out rows, and their mean loss."""
         held = range(self.data.training, len(self.data.rows))
         starts = range(0, len(held), HELD_TOGETHER)
-        parts = [self.measure(held[start : start + HELD_TOGETHER], num_steps) for start in starts]
-        loss = sum(loss for _, loss in parts) / max(1, len(parts))
-        return sum((part for part, _ in parts), Acceptance()), loss
+        parts = [held[start : start + HELD_TOGETHER] for start in starts]
+        measured = [self.measure(part, num_steps) for part in parts]
+        loss = sum(loss * len(part) for (_, loss), part in zip(measured, parts, strict=True)) / len(held)
+        return sum((acceptance for acceptance, _ in measured), Acceptance()), loss
 
     @torch.no_grad()
     def measure(self, indices: Sequence[int], num_steps: int) -> tuple[Acceptance, float]:
@@ -247,10 +263,11 @@ class Trainer:
             ConfigError: it belongs to a run with another configuration, target or data.
         """
         path = self.directory / STATE
-        if not zipfile.is_zipfile(path):
-            raise CheckpointError(f"{path}: no saved state, or not a whole one")
-        state = torch.load(path, weights_only=True)
-        found, wanted = state["run"]["identity"], self.run_state.identity
+        try:
+            state = torch.load(path, weights_only=True)
+            found, wanted = state["run"]["identity"], self.run_state.identity
+        except (OSError, RuntimeError, UnpicklingError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path}: no saved state, or not a whole one; name another --out") from error
         differences = [
             f"{name} was {found.get(name)!r}, is {wanted.get(name)!r}"
             for name in sorted(found.keys() | wanted.keys())
@@ -271,11 +288,9 @@ class Trainer:
 
     def _identity(self) -> dict[str, Any]:
         """What has to be equal for a resumed run to be the same run."""
-        recipe = {name: list(value) if isinstance(value, tuple) else value for name, value in self.config}
-        draft = {name: list(value) if isinstance(value, tuple) else value for name, value in self.draft.config}
         return {
-            **recipe,
-            **draft,
+            **self.config.model_dump(mode="json", exclude=LENGTHENED),
+            **self.draft.config.model_dump(mode="json"),
             "target": self.target.digest,
             "rows": digest(self.data.rows),
             "training": self.data.training,
@@ -297,12 +312,12 @@ class Trainer:
     def _keep_if_best(self, on_line: Callable[[Progress | Validation], None]) -> None:
         state, steps = self.run_state, self.config.num_steps
         acceptance, loss = self.measure_held_out(steps)
-        alphas = acceptance.alphas(steps)
-        self._log(Validation(state.batch, state.tokens, loss, acceptance.tau, alphas), on_line)
-        if acceptance.tau <= state.best_tau:
+        tau = self.world.of_first(acceptance.tau)
+        self._log(Validation(state.batch, state.tokens, loss, tau, acceptance.alphas(steps)), on_line)
+        if tau <= state.best_tau:
             state.worse += 1
             return
-        state.best_tau, state.worse = acceptance.tau, 0
+        state.best_tau, state.worse = tau, 0
         weights, _ = get_state_dict(self.objective, self.optimizer, options=WHOLE)
         if self.world.first:
             tensors: dict[str, Any] = {name.removeprefix("draft."): tensor for name, tensor in weights.items()}
@@ -318,9 +333,13 @@ class Trainer:
     def _log(self, line: Progress | Validation, on_line: Callable[[Progress | Validation], None]) -> None:
         if not self.world.first:
             return
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with (self.directory / LOG).open("a") as file:
-            file.write(json.dumps({"event": type(line).__name__.lower(), **vars(line)}) + "\n")
+        path, text = self.directory / LOG, json.dumps({"event": type(line).__name__.lower(), **vars(line)}) + "\n"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as file:
+                file.write(text)
+        except OSError as error:
+            raise CheckpointError(f"{path}: {error}; --resume goes on from the last saved state") from error
         on_line(line)
 
     def _cut_log(self) -> None:
@@ -328,9 +347,9 @@ class Trainer:
         path = self.directory / LOG
         if not path.exists():
             return
-        lines = path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if json.loads(line)["batch"] <= self.run_state.batch]
-        write_whole(path, lambda temporary: _write(temporary, "".join(kept)))
+        whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        kept = [line for line in whole if json.loads(line)["batch"] <= self.run_state.batch]
+        write_text_whole(path, "".join(kept))
 
 
 def learning_rate(batch: int, total: int, config: TrainConfig) -> float:
@@ -350,7 +369,3 @@ def count_tokens(rows: Sequence[Row], vocab_size: int) -> Tensor:
     """How often the target wrote each token, [V]."""
     written = torch.tensor([token for row in rows for token in row.ids[row.response_start :]], dtype=torch.long)
     return torch.bincount(written, minlength=vocab_size)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)

@@ -54,6 +54,8 @@ class Layout:
     """Index into R of the reference it is judged by; rising."""
     step_X: Tensor
     """The step it comes from."""
+    survival: float
+    """The share of positions that was simulated on from one step to the next."""
 
     @classmethod
     def of(
@@ -80,7 +82,8 @@ class Layout:
         )
         step_O = torch.repeat_interleave(torch.arange(num_steps), torch.tensor(alive_S))
         output_X = reference_O.argsort(stable=True)[int((reference_O < 0).sum()) :]
-        return cls(row_N, column_N, alive_S, row_R, column_R, output_X, reference_O[output_X], step_O[output_X])
+        reference_X, step_X = reference_O[output_X], step_O[output_X]
+        return cls(row_N, column_N, alive_S, row_R, column_R, output_X, reference_X, step_X, survival)
 
     def to(self, device: torch.device) -> Self:
         """The same, its tensors on another device."""

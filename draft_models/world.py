@@ -32,6 +32,14 @@ class World:
         if self.size > 1:
             fully_shard(module, mesh=init_device_mesh(self.device.type, (self.size,)))
 
+    def of_first(self, number: float) -> float:
+        """The first process's number: what several decide by must not differ in a bit."""
+        if self.size == 1:
+            return number
+        numbers = [number]
+        torch.distributed.broadcast_object_list(numbers, src=0)
+        return numbers[0]
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.size > 1:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from draft_models.commands.text import rates
 from draft_models.commands.train import Printer, add_run_options, experiment_of
+from draft_models.errors import ConfigError
 from draft_models.experiment import open_run
 from draft_models.provenance import provenance
 from draft_models.study import STUDIES, TABLE, row, write_table
@@ -27,13 +28,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exit status 0, or a DraftError."""
     base, layers = experiment_of(options, options.out), target_config(options.target).num_hidden_layers
-    rows = []
+    world, rows = join(options.device), []
+    if world.size > 1:
+        raise ConfigError("a study trains in one process; run its variants with `aerie-draft train` on several")
     for variant in STUDIES[options.study]:
-        trainer, summary = open_run(variant.of(base, layers), join(options.device))
+        trainer, summary = open_run(variant.of(base, layers), world)
         print(f"{variant.name}: {summary}", flush=True)
         trainer.run(Printer())
         rows.append(row(variant, trainer, options.depth))
-        write_table(options.out / TABLE, options.study, provenance(), rows)
+    write_table(options.out / TABLE, options.study, provenance(), rows)
     for found in rows:
         print(f"{found['variant']:24} tau {found['held_out_tau']:.3f}  n-alpha {rates(found['n_alpha'])}")
     return 0

@@ -15,7 +15,7 @@ from draft_models.commands.text import rates
 from draft_models.config import TrainConfig, sentences
 from draft_models.errors import ConfigError
 from draft_models.experiment import Experiment, open_run
-from draft_models.trainer import Progress, Validation
+from draft_models.trainer import DRAFT, Progress, Validation
 from draft_models.world import join, leave
 
 PROGRESS_EVERY_S = 15.0
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
             return 0
         print(summary)
         trainer.run(Printer())
-        steps, draft = experiment.recipe.num_steps, experiment.out / "draft"
+        steps, draft = experiment.recipe.num_steps, experiment.out / DRAFT
         print(f"best held-out tau {trainer.run_state.best_tau:.3f} (chain of {steps}): {draft}")
     finally:
         leave()

@@ -40,3 +40,9 @@ def test_an_interval_of_n_alpha_is_there_where_n_was_reached():
 def test_one_prompt_says_nothing_about_others():
     assert tau_interval([Acceptance.of([3, 4])]) is None
     assert alpha_intervals([Acceptance.of([3, 4])], 2) == [None, None]
+
+
+def test_the_last_token_of_an_answer_is_a_bonus_token_and_no_draft():
+    """Two tokens are left: one may be a draft, and the target adds the other."""
+    assert walk([0, 0, 2, 1], start=2, stop=4) == [1]
+    assert walk([0, 0, 0, 5], start=2, stop=4) == [0, 0]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from draft_models.attention import CausalThenDiagonal, merged_attention
+from draft_models.attention import CausalThenDiagonal, causal_block, causal_block_backward, merged_attention
 
 
 def mask(tokens: int, step: int) -> torch.Tensor:
@@ -86,3 +86,25 @@ def test_only_simulated_positions_are_computed_and_rows_do_not_see_each_other():
         seen = [key[r, : c + 1], later[1][place][None]], [value[r, : c + 1], later[2][place][None]]
         every = torch.ones(1, c + 2, dtype=torch.bool)
         torch.testing.assert_close(second[place], dense(later[0][place][None], *seen, every)[0])
+
+
+def test_the_cuda_kernel_takes_these_shapes():
+    """On the meta device: its signature, not its numbers, which need a GPU (docs/results.md)."""
+    query = torch.empty(2, 4, 40, 64, device="meta")
+    out, lse = causal_block(query, query, query)
+    assert (out.shape, lse.shape) == (query.shape, query.shape[:3])
+    assert {x.shape for x in causal_block_backward(query, query, query, query, out, lse)} == {query.shape}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_cuda_kernel_is_the_cpu_kernel_up_to_rounding():
+    torch.manual_seed(0)
+    query, key, value, grad = (torch.randn(2, 4, 40, 64) for _ in range(4))
+    expected = causal_block(query, key, value)
+    found = causal_block(query.cuda(), key.cuda(), value.cuda())
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.cpu(), theirs, rtol=2e-2, atol=2e-2)
+    expected = causal_block_backward(grad, query, key, value, *expected)
+    found = causal_block_backward(grad.cuda(), query.cuda(), key.cuda(), value.cuda(), *found)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.cpu(), theirs, rtol=5e-2, atol=5e-2)

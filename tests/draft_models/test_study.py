@@ -3,12 +3,14 @@
 import json
 
 import pytest
+import torch
 
 from draft_models import cli
 from draft_models.config import TrainConfig
-from draft_models.experiment import Experiment
+from draft_models.experiment import Experiment, open_run
 from draft_models.plot import draw
 from draft_models.study import SCALING, TABLE_2
+from draft_models.world import World
 from tests.draft_models import tiny
 
 NUMBERS = ("--draft-vocab-size", 40, "--held-out", 2, "--batch-tokens", 64, "--epochs", 1, "--num-steps", 2)
@@ -52,11 +54,15 @@ def test_the_variants_are_those_of_the_paper(home, target, tmp_path):
     assert [run.recipe.num_steps for run in (eagle, hass, unconstrained, fused)] == [1, 3, 5, 5]
 
 
-def test_an_interrupted_study_goes_on_where_it_was(home, target, table, capsys):
-    before = (table / "eagle" / "log.jsonl").read_bytes()
-    assert study("table2", target, home, table) == 0
-    assert (table / "eagle" / "log.jsonl").read_bytes() == before
-    assert "fused-features" in capsys.readouterr().out
+def test_an_interrupted_study_goes_on_where_it_was(home, target, table, tmp_path):
+    recipe = TrainConfig(num_steps=2, batch_tokens=64, epochs=1)
+    base = Experiment(target, (home / "rows.jsonl",), tmp_path, recipe, draft_vocab_size=40, held_out=2)
+    interrupted, _ = open_run(TABLE_2[0].of(base, 8), World(torch.device("cpu")))
+    interrupted.run(until=1)
+    interrupted.save()
+    assert study("table2", target, home, tmp_path) == 0
+    rows, whole = (json.loads((out / "study.json").read_text())["rows"] for out in (tmp_path, table))
+    assert [{**row, "hours": 0} for row in rows] == [{**row, "hours": 0} for row in whole]
 
 
 def test_scaling_trains_on_nested_parts_and_measures_on_the_same_answers(home, target, tmp_path):

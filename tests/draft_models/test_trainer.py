@@ -159,5 +159,33 @@ def test_the_learning_rate_warms_up_and_falls_to_its_floor():
 
 
 def test_holding_everything_out_is_an_error(target, tmp_path):
+    with pytest.raises(ConfigError, match="no greedy answers are held out"):
+        trainer(target, tmp_path, held_out=0)
     with pytest.raises(ConfigError, match="nothing is left to train on"):
         trainer(target, tmp_path, held_out=14)
+
+
+def test_a_run_stops_when_tau_has_not_improved_and_goes_no_further_when_resumed(target, tmp_path, monkeypatch):
+    config = CONFIG.model_copy(update={"validate_every": 1, "patience": 2})
+    run = trainer(target, tmp_path, config)
+    monkeypatch.setattr(Trainer, "measure_held_out", lambda *_: (Acceptance.of([1, 1]), 1.0))
+    run.run()
+    assert run.run_state.batch == 3  # the first is the best, two are no better
+    again = trainer(target, tmp_path, config)
+    again.resume()
+    again.run()
+    assert again.run_state.batch == 3
+
+
+def test_the_kept_draft_is_the_one_that_was_measured(target, tmp_path):
+    run = trainer(target, tmp_path)
+    run.run(until=CONFIG.validate_every)
+    kept = load_draft(tmp_path / "draft", 4)
+    run.draft.load_state_dict(kept.state_dict())  # rounded to bf16
+    assert run.measure_held_out(CONFIG.num_steps)[0].tau == pytest.approx(run.run_state.best_tau, abs=0.1)
+
+
+def test_a_run_begun_anew_does_not_continue_a_log_it_has_no_state_of(target, tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"event": "progress", "batch": 1}\n{"event": "prog')
+    trainer(target, tmp_path).run(until=1)
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
