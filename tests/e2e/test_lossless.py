@@ -8,21 +8,31 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+import torch
 from scipy.stats import chi2_contingency
 
+from draft_models.acceptance import Acceptance
+from draft_models.checkpoint import load_draft
+from draft_models.decode import decode
+from draft_models.evaluate import end_of_sequence
+from draft_models.target import Target, load_tokenizer, target_config
+from draft_models.tree import TreeShape
 from service.runtime.cache import cache_dir
 from service.runtime.model_source import EMBEDDED
-from tests.e2e.servers import Server, aerie, chatml, prompts
+from tests.e2e.servers import ROOT, Server, aerie, chatml, prompts
 
 SINGLE_TOKENS = 8
 BATCHED_TOKENS = 16
+REFERENCE_TOKENS = 24
 AT_ONCE = 13
 DRAWS = 128
 FLOAT32 = ("--dtype", "float32", "--sglang-arg=--random-seed=7")
 TEXTS = [chatml(prompt) for prompt in prompts()]
 QUESTION = chatml("Pick a colour. Answer with one word.")
+DRAFT = ROOT / "draft_models" / "smollm2-135m-instruct-eagle3"
 EMBEDDED_DIRECTORY = str(cache_dir() / "models" / EMBEDDED)
 SAMPLING: dict[str, dict[str, float]] = {
     "temperature 1": {"temperature": 1.0},
@@ -31,7 +41,7 @@ SAMPLING: dict[str, dict[str, float]] = {
     "temperature 0.7, top_p 0.8": {"temperature": 0.7, "top_p": 0.8},
     "temperature 1, top_k 20, min_p 0.05": {"temperature": 1.0, "top_k": 20, "min_p": 0.05},
 }
-DISTRIBUTIONS = list(SAMPLING)[:4]
+DISTRIBUTIONS = ["temperature 1", "temperature 1, top_k 3, top_p 0.95"]
 TREES = {
     "chain 3/1/4": ("--num-steps", "3", "--eagle-topk", "1", "--num-draft-tokens", "4"),
     "tree 3/4/8": ("--num-steps", "3", "--eagle-topk", "4", "--num-draft-tokens", "8"),
@@ -158,3 +168,26 @@ def test_sampled_output_has_the_targets_distribution(tree: Server, plain: Answer
     assert len(set(ours)) > 1, "sampling must not be greedy"
     for length in (1, 2, 3, 4):
         assert p_value([one[:length] for one in ours], [one[:length] for one in plain.draws[how]]) > 0.001
+
+
+@pytest.mark.parametrize("tree", ["chain 3/1/4", "tree 3/4/8"], indirect=True)
+def test_the_reference_decoder_accepts_what_sglang_accepts(tree: Server, request: pytest.FixtureRequest) -> None:
+    """Same draft, prompts and tree: the text is the same, and the acceptance length within 3%."""
+    shape = TreeShape.parse(request.node.callspec.params["tree"].partition(" ")[2])
+    directory = Path(EMBEDDED_DIRECTORY)
+    draft = load_draft(DRAFT, target_config(directory).num_hidden_layers)
+    target, tokenizer = Target.load(directory, draft.config.taps, torch.float32), load_tokenizer(directory)
+    ours, theirs = Acceptance(), Counter[str]()
+    for text in TEXTS[::6]:
+        answer = tree.generate(text, max_new_tokens=REFERENCE_TOKENS)
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        decoded = decode(target, draft, ids, REFERENCE_TOKENS, end_of_sequence(target), shape)
+        assert decoded.ids == answer["output_ids"]
+        ours += decoded.acceptance
+        theirs += Counter(
+            verify_passes=answer["meta_info"]["spec_verify_ct"],
+            correct_drafts=answer["meta_info"]["spec_num_correct_drafts"],
+        )
+    sglang = 1 + theirs["correct_drafts"] / theirs["verify_passes"]
+    print(f"tau {shape}: {ours.tau:.3f} here, {sglang:.3f} in SGLang ({theirs['verify_passes']} verify passes)")
+    assert ours.tau == pytest.approx(sglang, rel=0.03)
