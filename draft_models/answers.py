@@ -2,7 +2,7 @@
 
 A killed run may leave a torn last line: it is cut when the file is opened again. A full disk leaves none: what was
 written of the line is taken back. The sidecar holds the run's identity (target, template, settings, hashes of the
-prompts); a file of another identity is never touched.
+prompts); a file of another identity is never touched. It also holds the keys that there will never be a row for.
 
 Owns these two files, and one writer at a time. Refuses to own what is in a row.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from draft_models.checkpoint import write_whole
+from draft_models.checkpoint import write_text_whole
 from draft_models.data import read_records
 from draft_models.errors import CheckpointError, ConfigError
 from draft_models.provenance import provenance
@@ -28,22 +28,28 @@ def sidecar(path: Path) -> Path:
     return path.with_name(f"{path.name}.meta.json")
 
 
-def require_template(path: Path, template_sha256: str) -> None:
-    """Answers to train on have to be written under the target's own chat template, where a sidecar says under which.
+def require_own(path: Path, target: str, template_sha256: str) -> None:
+    """Answers to train on have to be the target's own, under its chat template, where a sidecar says whose they are.
 
     Raises:
-        ConfigError: they were not.
+        ConfigError: they are not.
     """
-    if sidecar(path).exists() and _identity_of(path).get("chat_template_sha256") != template_sha256:
+    if not sidecar(path).exists():
+        return
+    identity = _identity_of(path)
+    if identity.get("chat_template_sha256") != template_sha256:
         raise ConfigError(f"{path}: written under another chat template than the target's; prepare it again")
+    if identity.get("target") != target:
+        raise ConfigError(f"{path}: another target's answers; prepare it again with this one")
 
 
 class AnswerFile:
-    """Open for appending; `answered` are the keys of the rows that are there."""
+    """Open for appending; `answered` are the keys of the rows that are there, `given_up` those that will have none."""
 
     def __init__(self, path: Path, identity: Identity) -> None:
         """Raises ConfigError: another identity, or another writer; CheckpointError: it cannot be written."""
         self.path, self.meta = path, sidecar(path)
+        self.given_up: set[str] = set()
         self._file = _open(path)
         try:
             self._claim(identity)
@@ -73,6 +79,16 @@ class AnswerFile:
             ) from error
         self.answered.add(row["prompt_id"])
 
+    def give_up(self, key: str) -> None:
+        """Remember not to try again.
+
+        Raises:
+            CheckpointError: the disk is full.
+        """
+        self.given_up.add(key)
+        meta = _read_meta(self.path) | {"given_up": sorted(self.given_up)}
+        write_text_whole(self.meta, json.dumps(meta, indent=2) + "\n")
+
     def __enter__(self) -> Self:
         return self
 
@@ -90,17 +106,26 @@ class AnswerFile:
                 raise ConfigError(
                     f"{self.path}: holds answers of another run ({'; '.join(differences)}); another --out starts anew"
                 )
+            self.given_up = set(_read_meta(self.path).get("given_up", ()))
             return
-        text = json.dumps({"identity": identity, "provenance": provenance()}, indent=2) + "\n"
-        write_whole(self.meta, lambda path: _write_text(path, text))
+        write_text_whole(self.meta, json.dumps({"identity": identity, "provenance": provenance()}, indent=2) + "\n")
 
 
 def _identity_of(path: Path) -> Identity:
+    identity: Identity = _read_meta(path)["identity"]
+    return identity
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
     meta = sidecar(path)
     try:
-        found: Identity = json.loads(meta.read_text())["identity"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: exists, but {meta.name} does not say whose it is") from error
+        found = json.loads(meta.read_text())
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("identity"), dict):
+        raise ConfigError(
+            f"{path}: exists, but {meta.name} does not say whose it is; bring that file back, or name another --out"
+        )
     return found
 
 
@@ -114,7 +139,7 @@ def _open(path: Path) -> int:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(file)
-        raise ConfigError(f"{path}: another process is writing it") from error
+        raise ConfigError(f"{path}: another process is writing it; wait for it, or name another --out") from error
     return file
 
 
@@ -140,7 +165,3 @@ def _differences(was: Identity, now: Identity) -> list[str]:
 def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text)

@@ -12,7 +12,8 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from draft_models.config import sentences
-from draft_models.errors import CatalogError
+from draft_models.errors import CatalogError, ConfigError
+from draft_models.tree import TreeShape
 
 CATALOG = Path(__file__).with_name("catalog.yaml")
 UNKNOWN = "unknown"
@@ -21,19 +22,25 @@ UNKNOWN = "unknown"
 class Tree(BaseModel, frozen=True, extra="forbid"):
     """A draft tree and where it is recommended; `num_draft_tokens` counts the root."""
 
-    num_steps: int = Field(ge=1)
-    eagle_topk: int = Field(ge=1)
-    num_draft_tokens: int = Field(ge=2)
+    num_steps: int
+    eagle_topk: int
+    num_draft_tokens: int
     source: str = Field(min_length=1)
 
     def __str__(self) -> str:
-        return f"{self.num_steps}/{self.eagle_topk}/{self.num_draft_tokens}"
+        return str(self.shape)
+
+    @property
+    def shape(self) -> TreeShape:
+        """What evaluation takes."""
+        return TreeShape(self.num_steps, self.eagle_topk, self.num_draft_tokens)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        largest = 1 + self.eagle_topk + (self.num_steps - 1) * self.eagle_topk**2
-        if not self.num_steps + 1 <= self.num_draft_tokens <= largest:
-            raise ValueError(f"tree {self}: num_draft_tokens has to be within {self.num_steps + 1}..{largest}")
+        try:
+            _ = self.shape
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
         return self
 
 
@@ -43,15 +50,18 @@ class Draft(BaseModel, frozen=True, extra="forbid"):
     repository: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
     path: str | None = Field(default=None, min_length=1)
     format: Literal["eagle", "sglang", "speculators", "unknown"]
-    """As its weights are published; all but `sglang` need `aerie-draft import`, and `unknown` was not seen."""
+    """As its weights are published; all but `sglang` need `aerie-draft import`, and `unknown` was not seen.
+
+    `sglang` is mostly inferred: its source has SGLang's launch command for the draft as it is; weights were not seen.
+    """
     licence: str = Field(default=UNKNOWN, min_length=1)
     licence_source: str | None = None
     source: str = Field(min_length=1)
     """Where it is said to be a draft for this target."""
     published: Tree | None = None
-    """The tree its publishers serve it with."""
+    """The tree in its publishers' launch command, or in SGLang's documentation."""
     profiles: dict[str, Tree] = Field(default_factory=dict)
-    """The tree for a profile of `service/runtime/profiles`."""
+    """The tree for a profile of `service/runtime/profiles`, where a source names that hardware."""
     note: str | None = None
 
     @property

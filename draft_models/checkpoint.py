@@ -1,26 +1,28 @@
 """Drafts on disk, in SGLang's format (docs/sglang.md): config.json and model.safetensors, whole or not at all.
 
-Owns the directory's layout, the strict comparison of tensors with the configuration, and `write_whole`. Refuses to own
-what the tensors mean, and the trainer's own state (trainer.py).
+Owns the directory's layout, the strict comparison of tensors with the configuration, and `write_all_whole`. Refuses to
+own what config.json means (formats/sglang.py) and what tensors do, and the trainer's own state (trainer.py).
 """
 
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from draft_models.config import DraftConfig, sentences
-from draft_models.errors import CheckpointError
+from draft_models import vocab
+from draft_models.config import DraftConfig
+from draft_models.errors import CheckpointError, ConfigError, FormatError
+from draft_models.formats import sglang
 from draft_models.model import DraftModel
 
-ARCHITECTURE = "LlamaForCausalLMEagle3"
+CONVERT = "convert it with `aerie-draft import`"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 COPIED = (
     "hidden_size",
@@ -47,14 +49,18 @@ def save_draft(draft: DraftModel, directory: Path, aerie: dict[str, Any] | None 
         for name, tensor in draft.state_dict().items()
     }
     text = json.dumps(sglang_config(draft.config, aerie or {}), indent=2) + "\n"
-    write_whole(directory / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-    write_whole(directory / CONFIG, lambda path: _write_text(path, text))
+    write_all_whole(
+        {
+            directory / WEIGHTS: lambda path: save_file(tensors, path, metadata={"format": "pt"}),
+            directory / CONFIG: text_writer(text),
+        }
+    )
 
 
 def sglang_config(config: DraftConfig, aerie: dict[str, Any]) -> dict[str, Any]:
     """config.json, with the taps converted to the layers that SGLang names."""
     return {
-        "architectures": [ARCHITECTURE],
+        "architectures": [sglang.ARCHITECTURE],
         "model_type": "llama",
         "hidden_act": "silu",
         "num_hidden_layers": 1,
@@ -66,7 +72,7 @@ def sglang_config(config: DraftConfig, aerie: dict[str, Any]) -> dict[str, Any]:
         **{name: getattr(config, name) for name in COPIED},
         "eagle_config": {
             "use_aux_hidden_state": True,
-            "eagle_aux_hidden_state_layer_ids": config.sglang_layer_ids,
+            sglang.KEY: config.sglang_layer_ids,
         },
         "aerie": {"num_target_layers": config.num_target_layers, **aerie},
     }
@@ -76,50 +82,40 @@ def load_draft(directory: Path, num_target_layers: int) -> DraftModel:
     """Read a draft in SGLang's format, in float32.
 
     Raises:
-        CheckpointError: a file is missing or broken, or a tensor is missing, unknown or of the wrong shape: all of them
-            in one message.
+        CheckpointError: a file is missing or broken, config.json asks for what `DraftModel` has not, or tensors are
+            missing, unknown, of the wrong shape, or d2t and t2d wrong: all of them in one message.
     """
     config = read_config(directory, num_target_layers)
     tensors = _read_tensors(directory / WEIGHTS)
-    for name in ("d2t", "t2d"):
-        if name not in tensors:
-            raise CheckpointError(f"{directory / WEIGHTS}: tensor {name} is missing; SGLang would propose wrong tokens")
-    if tensors["d2t"].shape != (config.draft_vocab_size,) or tensors["t2d"].shape != (config.vocab_size,):
-        raise CheckpointError(f"{directory / WEIGHTS}: d2t or t2d does not fit the vocabularies of config.json")
-    draft = DraftModel(config, tensors["d2t"], tensors["t2d"])
+    sizes = config.draft_vocab_size, config.vocab_size
+    draft = DraftModel(config, torch.zeros(sizes[0], dtype=torch.long), torch.zeros(sizes[1], dtype=torch.bool))
     findings = compare(_shapes(draft.state_dict()), _shapes(tensors))
+    if not findings and (fault := vocab.fault(tensors["d2t"], tensors["t2d"], *sizes)):
+        findings = [fault[1]]
     if findings:
-        raise CheckpointError(f"{directory / WEIGHTS}: {'; '.join(findings)}")
+        raise CheckpointError(f"{directory / WEIGHTS}: {'; '.join(findings)}; {CONVERT}")
     draft.load_state_dict(tensors)
     return draft
 
 
 def read_config(directory: Path, num_target_layers: int) -> DraftConfig:
-    """config.json as a `DraftConfig`, SGLang's layers converted to taps."""
-    path = directory / CONFIG
-    found = read_json(path)
-    if found.get("architectures") != [ARCHITECTURE]:
-        raise CheckpointError(f"{path}: architectures is {found.get('architectures')}, not ['{ARCHITECTURE}']")
-    layers = (found.get("eagle_config") or {}).get("eagle_aux_hidden_state_layer_ids")
-    if layers is None:
-        layers = [1, num_target_layers // 2 - 1, num_target_layers - 4]  # SGLang's default
-    missing = [name for name in COPIED if name not in found]
-    if missing:
-        raise CheckpointError(f"{path}: {', '.join(missing)} missing")
+    """config.json as SGLang reads it, its defaults included.
+
+    Raises:
+        CheckpointError: it is missing or broken, or asks for what `DraftModel` has not.
+    """
+    found = read_json(directory / CONFIG)
+    if not sglang.recognises(found, frozenset()):
+        what = f"architectures is {found.get('architectures')}, not ['{sglang.ARCHITECTURE}']"
+        raise CheckpointError(f"{directory / CONFIG}: {what}; {CONVERT}")
     try:
-        return DraftConfig(
-            **{name: found[name] for name in COPIED},
-            num_target_layers=num_target_layers,
-            taps=tuple(layer + 1 for layer in layers),
-        )
-    except ValidationError as error:
-        raise CheckpointError(f"{path}: {sentences(error)}") from error
-
-
-def written_by_us(found: Mapping[str, Any]) -> bool:
-    """Whether config.json is of a draft that we trained, so that its taps are counted as we count; not of an import."""
-    aerie = found.get("aerie")
-    return isinstance(aerie, dict) and "imported" not in aerie
+        reading = sglang.read(found, num_target_layers)
+        config = reading.draft_config(num_target_layers)
+    except (FormatError, ConfigError) as error:
+        raise CheckpointError(f"{directory}: {error}; correct it, or {CONVERT}") from error
+    if reading.refusals:
+        raise CheckpointError(f"{directory / CONFIG}: {'; '.join(reading.refusals)}; use another draft here")
+    return config
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -129,7 +125,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: {error}; a draft directory has {CONFIG} and {WEIGHTS}") from error
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: a JSON {type(found).__name__}, not an object")
+        raise CheckpointError(f"{path}: a JSON {type(found).__name__}, not an object; copy or export the file again")
     return found
 
 
@@ -146,31 +142,47 @@ def compare(expected: dict[str, torch.Size], found: dict[str, torch.Size]) -> li
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Call `write` with a temporary path beside `path` and move it into place: readers see the old file or the new.
+    """`write_all_whole`, of one file."""
+    write_all_whole({path: write})
+
+
+def write_all_whole(writes: Mapping[Path, Callable[[Path], None]]) -> None:
+    """Call each with a temporary path beside its own, and move them into place once all of them are on the disk.
 
     Raises:
-        CheckpointError: it could not be written (a full disk); the old file is untouched.
+        CheckpointError: one could not be written (a full disk); the old files are untouched.
     """
-    temporary = path.with_name(f".{path.name}.writing")
+    temporaries = {path: path.with_name(f".{path.name}.writing") for path in writes}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        for path, write in writes.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporaries[path])
+            with temporaries[path].open("rb") as file:
+                os.fsync(file.fileno())
+        for path, temporary in temporaries.items():
+            temporary.replace(path)
     except (OSError, SafetensorError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        raise CheckpointError(f"{path} could not be written ({error}); what was there before is unchanged") from error
+        raise CheckpointError(
+            f"{path} could not be written ({error}); what was there before is unchanged; make room, or write elsewhere"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries.values():
+            with suppress(OSError):
+                temporary.unlink()
 
 
 def write_text_whole(path: Path, text: str) -> None:
     """`write_whole`, of a text."""
+    write_whole(path, text_writer(text))
+
+
+def text_writer(text: str) -> Callable[[Path], None]:
+    """For `write_all_whole`."""
 
     def write(temporary: Path) -> None:
         temporary.write_text(text)
 
-    write_whole(path, write)
+    return write
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -178,12 +190,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{path}: {error}; copy or export the file again, or {CONVERT}") from error
 
 
 def _shapes(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in tensors.items()}
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text)

@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from draft_models.commands import check, evaluate, import_, list_, plot, prepare, study, train
+from draft_models.commands.options import positive
 from draft_models.errors import DraftError
 
 COMMANDS = {
@@ -51,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         subparser = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
-        subparser.add_argument("--threads", type=int, metavar="N", help="CPU threads (torch's choice)")
+        subparser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (torch's choice)")
         command.add_options(subparser)
         subparser.set_defaults(command=command.run)
     return parser

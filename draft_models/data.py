@@ -1,9 +1,10 @@
 """Training rows: the target's own answers as token ids, read strictly, split and batched reproducibly.
 
 A row is `{"ids": [...], "response_start": n, "temperature": t, "prompt_id": "..."}`: ids hold prompt and response, the
-response begins at index n. Prompts for evaluation (`read_prompts`) are `{"turns": [...]}` or `{"prompt": "..."}`.
+response begins at index n.
 
-Owns files of rows and which rows make a batch, as pure functions of the seed. Refuses to own tensors.
+Owns files of rows and which rows make a batch, as pure functions of the seed. Refuses to own prompts (prompts.py) and
+tensors.
 """
 
 import hashlib
@@ -34,14 +35,6 @@ class Row:
         return len(self.ids)
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """One evaluation prompt and the set it belongs to (its file's name)."""
-
-    text: str
-    task: str
-
-
 def read_rows(paths: Sequence[Path], vocab_size: int, max_length: int) -> list[Row]:
     """All rows of the files.
 
@@ -52,45 +45,23 @@ def read_rows(paths: Sequence[Path], vocab_size: int, max_length: int) -> list[R
     return [_row(record, f"{path}:{line}", vocab_size, max_length) for path, line, record in lines]
 
 
-def read_prompts(path: Path) -> list[Prompt]:
-    """First turns of an evaluation file.
-
-    Raises:
-        DataError: as for `read_rows`.
-    """
-    prompts = []
-    for line, record in read_records(path):
-        turns = record.get("turns") or [record.get("prompt")]
-        if not isinstance(turns, list) or not isinstance(turns[0], str) or not turns[0]:
-            raise DataError(f'{path}:{line}: no prompt; a line is {{"turns": ["..."]}} or {{"prompt": "..."}}')
-        prompts.append(Prompt(turns[0], path.stem))
-    return prompts
-
-
-def read_records(path: Path) -> list[tuple[int, dict[str, Any]]]:
+def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of every line that is not empty.
 
     Raises:
         DataError: the file cannot be read, holds nothing, or has a broken line, which is named.
     """
+    empty = True
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines(): U+2028 may stand in a string
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    empty = False
+                    yield number, _object(line, f"{path}:{number}")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: {error}") from error
-    found = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}:{number}: not JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise DataError(f"{path}:{number}: a line is a JSON object, not {type(record).__name__}")
-        found.append((number, record))
-    if not found:
+    if empty:
         raise DataError(f"{path}: the file is empty")
-    return found
 
 
 def hold_out(rows: Sequence[Row], count: int) -> tuple[list[Row], list[Row]]:
@@ -138,6 +109,16 @@ def _cut(order: list[int], lengths: Sequence[int], batch_tokens: int) -> Iterato
         batch.append(index)
     if batch:
         yield batch
+
+
+def _object(line: str, place: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place}: not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{place}: a line is a JSON object, not {type(record).__name__}")
+    return record
 
 
 def _row(record: dict[str, Any], place: str, vocab_size: int, max_length: int) -> Row:

@@ -13,11 +13,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from draft_models.acceptance import Acceptance, alpha_intervals, tau_interval
-from draft_models.data import Prompt
 from draft_models.decode import decode
-from draft_models.errors import ConfigError
+from draft_models.errors import ConfigError, DataError
 from draft_models.model import DraftModel
-from draft_models.target import Target, chat_ids
+from draft_models.prompts import EvaluationPrompt
+from draft_models.target import Target, end_of_sequence
+from draft_models.template import prompt_ids
 from draft_models.tree import TreeShape
 from draft_models.verify import Rule, Sampling
 
@@ -114,7 +115,7 @@ def evaluate(
     target: Target,
     draft: DraftModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[EvaluationPrompt],
     setting: Setting,
     on_prompt: Callable[[Measured], None] = lambda _: None,
 ) -> Report:
@@ -123,25 +124,22 @@ def evaluate(
     Sampled, prompt i is decoded with seed + i whatever the tree is: by target-draw every tree yields the same text.
 
     Raises:
-        DataError: a prompt does not fit the target's context.
+        DataError: a prompt and its answer do not fit the target's context, or its chat template refuses the prompt.
     """
-    eos, report = end_of_sequence(target), Report(setting)
-    room = target.config.max_position_embeddings - setting.max_tokens
+    eos, report = end_of_sequence(target.model.generation_config), Report(setting)
+    context = target.config.max_position_embeddings
     for index, prompt in enumerate(prompts):
-        ids = chat_ids(tokenizer, prompt.text, room)
+        ids = prompt_ids(tokenizer, prompt.messages)
+        if len(ids) + setting.max_tokens >= context:
+            raise DataError(
+                f"{prompt.place}: a prompt of {len(ids)} tokens and an answer of up to {setting.max_tokens}: that "
+                f"does not fit the target's context of {context}; leave the prompt out, or lower --max-tokens"
+            )
         sampling = Sampling.seeded(setting.temperature, setting.seed + index)
         decoded = decode(target, draft, ids, setting.max_tokens, eos, setting.shape, sampling, setting.rule)
         report.measured.append(Measured(prompt.task, len(ids), decoded.acceptance))
         on_prompt(report.measured[-1])
     return report
-
-
-def end_of_sequence(target: Target) -> set[int]:
-    """The ids that end an answer."""
-    ids = target.model.generation_config.eos_token_id
-    if ids is None:
-        return set()
-    return set(ids) if isinstance(ids, list) else {ids}
 
 
 def _grouped(measured: Iterable[Measured], key: Callable[[Measured], str]) -> dict[str, list[Measured]]:

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from draft_models import vocab
-from draft_models.answers import require_template
+from draft_models.answers import require_own
 from draft_models.config import DraftConfig, TrainConfig
 from draft_models.data import Row, digest, hold_out, key_digest, read_rows
 from draft_models.model import DraftModel
 from draft_models.provenance import provenance, relative
-from draft_models.target import FeatureCache, Target, load_tokenizer, target_config, template_hash
+from draft_models.selection import overlap_with, without_overlap
+from draft_models.target import FeatureCache, Target, load_tokenizer, target_config, target_digest, template_hash
 from draft_models.trainer import STATE, Data, FeaturesOf, Trainer, count_tokens
 from draft_models.world import World
 
@@ -36,6 +39,8 @@ class Experiment:
     held_out: int = 64
     share: float = 1.0
     """Of the training rows, for scaling runs; the held-out rows stay the same."""
+    exclude: tuple[Path, ...] = ()
+    """Evaluation prompts: rows whose prompts overlap them are left out."""
 
     @property
     def begun(self) -> bool:
@@ -51,12 +56,17 @@ class Summary:
     tokens: int
     held_out: int
     coverage: float
+    left_out: tuple[str, ...] = ()
+    """How many rows and why."""
 
     def __str__(self) -> str:
-        return (
-            f"{self.rows} rows, {self.tokens} tokens; {self.held_out} held out; "
-            f"the draft's vocabulary covers {self.coverage:.1%}"
-        )
+        parts = [
+            f"{self.rows} rows, {self.tokens} tokens",
+            f"{self.held_out} held out",
+            f"the draft's vocabulary covers {self.coverage:.1%}",
+            *(f"left out: {line}" for line in self.left_out),
+        ]
+        return "; ".join(parts)
 
 
 def open_run(experiment: Experiment, world: World) -> tuple[Trainer, Summary]:
@@ -66,10 +76,11 @@ def open_run(experiment: Experiment, world: World) -> tuple[Trainer, Summary]:
         DraftError: the target is not supported, the rows are broken, the saved state belongs to another run...
     """
     config = DraftConfig.from_target(target_config(experiment.target), experiment.draft_vocab_size, experiment.taps)
-    template = template_hash(load_tokenizer(experiment.target))
+    tokenizer, own_digest = load_tokenizer(experiment.target), target_digest(experiment.target)
+    template = template_hash(tokenizer)
     for path in experiment.data:
-        require_template(path, template)
-    rows = read_rows(experiment.data, config.vocab_size, config.max_position_embeddings)
+        require_own(path, own_digest, template)
+    rows, left_out = _rows(experiment, config, tokenizer)
     kept, held = hold_out(rows, experiment.held_out)
     every = [*kept, *held]
     used = [*_part(kept, experiment.share), *range(len(kept), len(every))]
@@ -77,7 +88,7 @@ def open_run(experiment: Experiment, world: World) -> tuple[Trainer, Summary]:
     training = chosen[: len(chosen) - len(held)]
     count_V = count_tokens(training, config.vocab_size)  # noqa: N806
     t2d_V = vocab.most_frequent(count_V, config.draft_vocab_size)  # noqa: N806
-    summary = Summary(len(training), sum(map(len, training)), len(held), vocab.coverage(count_V, t2d_V))
+    summary = Summary(len(training), sum(map(len, training)), len(held), vocab.coverage(count_V, t2d_V), left_out)
     target = Target.load(experiment.target, config.taps).to(world.device)
     data = Data(chosen, len(held), _features(experiment, target, every, used))
     trainer = Trainer(
@@ -93,6 +104,16 @@ def open_run(experiment: Experiment, world: World) -> tuple[Trainer, Summary]:
     if experiment.begun:
         trainer.resume()
     return trainer, summary
+
+
+def _rows(
+    experiment: Experiment, config: DraftConfig, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[Row], tuple[str, ...]]:
+    rows = read_rows(experiment.data, config.vocab_size, config.max_position_embeddings)
+    if not experiment.exclude:
+        return rows, ()
+    rows, skipped = without_overlap(rows, tokenizer, overlap_with(experiment.exclude))
+    return rows, tuple(skipped.lines())
 
 
 def _part(rows: Sequence[Row], share: float) -> list[int]:
@@ -115,6 +136,7 @@ def _origin(experiment: Experiment, template: str, rows: Sequence[Row], summary:
         "target": relative(experiment.target),
         "chat_template_sha256": template,
         "data": [relative(path) for path in experiment.data],
+        "exclude": [relative(path) for path in experiment.exclude],
         "rows_sha256": digest(rows),
         "training_tokens": summary.tokens,
         "vocab_coverage": summary.coverage,

@@ -18,6 +18,7 @@ V vocabulary, K the likeliest tokens.
 import random
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -26,12 +27,13 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, Cache
 from transformers.cache_utils import CacheLayerMixin
 
+from draft_models.errors import ConfigError
 from draft_models.target import Target
 
 ATTENTION = "aerie_batch"
 TOP_P, TOP_K = 0.95, 100
 SPARE_COLUMNS = 256
-"""What the cache grows by: rows are moved back to its beginning once in so many steps."""
+"""The cache's columns are multiples of it: rows are moved back to its beginning once in about so many steps."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Generated:
 
 
 @dataclass
-class _Row:
+class _Answer:
     """A row of the batch; its last token is not in the cache yet."""
 
     request: Request
@@ -77,18 +79,24 @@ class Batcher:
     def __init__(self, target: Target, batch_size: int) -> None:
         self.target, self.batch_size, self.device = target, batch_size, target.embed_VD.device
         self.columns = _Columns(target, batch_size)
-        self.rows: list[_Row] = []
+        self.rows: list[_Answer] = []
         target.model.set_attn_implementation(ATTENTION)
 
     @torch.inference_mode()
     def run(self, requests: deque[Request]) -> Iterator[Generated]:
-        """Answers as they are finished; requests that are appended meanwhile are answered too."""
+        """Answers as they are finished; requests that are appended meanwhile are answered too.
+
+        Raises:
+            ConfigError: out of memory.
+        """
         while self.rows or requests:
             while requests and len(self.rows) < self.batch_size:
-                self._admit(requests.popleft())
+                with _in_memory(self.batch_size):
+                    self._admit(requests.popleft())
                 yield from self._retire()
             if self.rows:
-                self._step()
+                with _in_memory(self.batch_size):
+                    self._step()
                 yield from self._retire()
 
     def _admit(self, request: Request) -> None:
@@ -97,7 +105,7 @@ class Batcher:
         self.columns.place(row=len(self.rows), length=length)
         ids_1T = torch.tensor([request.ids], device=self.device)
         hidden_TD = self._forward(ids_1T, torch.arange(length, device=self.device)[None], None)[0]
-        row = _Row(request, random.Random(request.seed))  # noqa: S311  not cryptography
+        row = _Answer(request, random.Random(request.seed))  # noqa: S311  not cryptography
         self.rows.append(row)
         self._choose(hidden_TD[-1:], [row])
 
@@ -121,7 +129,7 @@ class Batcher:
         hidden_BTD: Tensor = output.last_hidden_state
         return hidden_BTD
 
-    def _choose(self, hidden_BD: Tensor, rows: list[_Row]) -> None:
+    def _choose(self, hidden_BD: Tensor, rows: list[_Answer]) -> None:
         logits_BV = self.target.logits(hidden_BD)
         chosen = logits_BV.max(-1).indices.tolist()
         sampled = [index for index, row in enumerate(rows) if row.request.temperature > 0]
@@ -144,6 +152,19 @@ class Batcher:
                     self.columns.copy(len(self.rows), index)
                     self.rows[index] = last
                 yield Generated(row.request, tuple(row.ids), ended)
+
+
+@contextmanager
+def _in_memory(batch_size: int) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        # the CPU's allocator has no exception of its own
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise ConfigError(
+            f"out of memory with {batch_size} answers at a time: a smaller --batch-size or --max-length"
+        ) from error
 
 
 def draw(logits_BV: Tensor, chances: list[random.Random]) -> list[int]:
@@ -179,7 +200,7 @@ class _Columns(Cache):
         if row == 0:
             self.end, self.longest = 0, 0
         if length > self.end:
-            self._move(length)
+            self._move(_rounded(length))  # somewhat longer prompts will fit too
         self.longest = max(self.longest, length)
         self.rows, self.written, self.read = slice(row, row + 1), slice(self.end - length, self.end), None
 
@@ -199,8 +220,10 @@ class _Columns(Cache):
             layer.copy(source, to)
 
     def _move(self, end: int) -> None:
-        """Shift all rows so that they end at `end`, with room to grow."""
-        self.capacity = max(self.capacity, end + SPARE_COLUMNS)
+        """Shift all rows so that they end at `end`, with room to grow; columns far beyond that are freed."""
+        needed = _rounded(end + SPARE_COLUMNS // 2)
+        if not needed <= self.capacity <= 2 * needed:
+            self.capacity = needed
         width = min(self.end, self.longest)
         for layer in self.stored:
             layer.move(slice(self.end - width, self.end), slice(end - width, end), self.capacity)
@@ -250,10 +273,14 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         return -1
 
 
+def _rounded(columns: int) -> int:
+    return -(-columns // SPARE_COLUMNS) * SPARE_COLUMNS
+
+
 def _moved(cached_BGCd: Tensor, old: slice, new: slice, capacity: int) -> Tensor:
     live_BGCd = cached_BGCd[:, :, old].clone()
     batch_size, heads, columns, head_dim = cached_BGCd.shape
-    if capacity > columns:
+    if capacity != columns:
         cached_BGCd = cached_BGCd.new_zeros(batch_size, heads, capacity, head_dim)
     cached_BGCd[:, :, new] = live_BGCd
     return cached_BGCd

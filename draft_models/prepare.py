@@ -8,20 +8,18 @@ kept (answers.py).
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from draft_models.endpoint import Endpoint, Failures, Question, Reply
 from draft_models.generate import Batcher, Generated, Request
-from draft_models.overlap import Overlap
 from draft_models.selection import Prompt, Recipe
 from draft_models.selfprompt import TURN, SelfPrompts
-from draft_models.template import UserTurn
 
-Row = dict[str, Any]
-"""As `data.read_rows` reads it."""
+Record = dict[str, Any]
+"""A row as `data.read_rows` reads it."""
 
 SORTED_TOGETHER = 512
 """Prompts sorted by length before they are answered: rows of like length share a batch, and little of it is masked."""
@@ -34,7 +32,7 @@ def answer_here(
     prompts: Sequence[Prompt],
     recipe: Recipe,
     stop: set[int],
-    on_row: Callable[[Row], None],
+    on_row: Callable[[Record], None],
     selves: SelfPrompts | None = None,
     keys: Iterable[str] = (),
 ) -> None:
@@ -58,31 +56,31 @@ def answer_there(
     prompts: Sequence[Prompt],
     recipe: Recipe,
     tokenizer: PreTrainedTokenizerBase,
-    on_row: Callable[[Row], None],
+    stop: set[int],
+    on_row: Callable[[Record], None],
 ) -> Failures:
     """Answer the prompts; `on_row` hears each row as it is finished, the rest is among the failures."""
     by_key = {prompt.key: prompt for prompt in prompts}
     questions = [
-        Question(prompt.key, prompt.messages, recipe.max_tokens, recipe.temperature_of(prompt.key))
+        Question(prompt.key, prompt.messages, len(prompt.ids), recipe.max_tokens, recipe.temperature_of(prompt.key))
         for prompt in prompts
     ]
+    end = _end(tokenizer, stop)
 
     def on_reply(reply: Reply) -> None:
-        ids = tokenizer.encode(reply.text, add_special_tokens=False)
-        end = [tokenizer.eos_token_id] if reply.ended and tokenizer.eos_token_id is not None else []
+        ids = [*tokenizer.encode(reply.text, add_special_tokens=False), *(end if reply.ended else ())]
         asked = reply.question
         request = Request(asked.key, by_key[asked.key].ids, asked.max_tokens, temperature=asked.temperature)
         # text can be tokenised into more tokens than were generated
-        on_row(_row(Generated(request, tuple([*ids, *end][: asked.max_tokens]), reply.ended)))
+        on_row(_row(Generated(request, tuple(ids[: asked.max_tokens]), reply.ended)))
 
     return endpoint.ask(questions, model, on_reply)
 
 
-def overlapping(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, overlap: Overlap) -> list[int]:
-    """Which rows' prompts overlap evaluation prompts: for rows that were generated before anyone looked."""
-    turn = UserTurn.of(tokenizer)
-    prompts = (str(tokenizer.decode(row["ids"][: row["response_start"]])) for row in rows)
-    return [index for index, prompt in enumerate(prompts) if overlap.find(turn.text(prompt))]
+def _end(tokenizer: PreTrainedTokenizerBase, stop: set[int]) -> list[int]:
+    """The token that text does not show: of those that end an answer the tokenizer's own, if it is one."""
+    own = tokenizer.eos_token_id
+    return [own] if own in stop else sorted(stop)[:1]
 
 
 def _request(prompt: Prompt, kind: str, recipe: Recipe, stop: set[int]) -> Request:
@@ -90,7 +88,7 @@ def _request(prompt: Prompt, kind: str, recipe: Recipe, stop: set[int]) -> Reque
     return Request(prompt.key, prompt.ids, recipe.max_tokens, frozenset(stop), temperature, seed, kind)
 
 
-def _row(generated: Generated) -> Row:
+def _row(generated: Generated) -> Record:
     request = generated.request
     return {
         "prompt_id": request.key,

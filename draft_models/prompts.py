@@ -1,9 +1,11 @@
 """Prompts to be answered: read from JSONL or from a `datasets` dataset, strictly, each with a key that stays its own.
 
-A record is `{"prompt": "..."}`, `{"turns": ["...", ...]}` (the first is asked) or `{"messages": [...]}` (chat format,
-the last one a user's), with an optional "id"; without one the key is a hash of the messages.
+A record is `{"prompt": "..."}`, `{"turns": ["...", ...]}` (the first is asked), `{"messages": [...]}` (chat format) or
+`{"conversations": [...]}` (ShareGPT's), with an optional "id"; without one the key is a hash of the messages. Answers
+that a conversation ends with are dropped: the target answers anew.
 
-Owns reading them. Refuses to own templates, tokens, and which prompts are answered.
+Owns reading them, and evaluation files, which are of the same form. Refuses to own templates, tokens, and which prompts
+are answered.
 """
 
 import hashlib
@@ -20,6 +22,8 @@ from draft_models.provenance import file_sha256
 from draft_models.template import Message
 
 ROLES = ("system", "user", "assistant")
+SHAREGPT = {"system": "system", "human": "user", "gpt": "assistant"}
+"""Its roles."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,19 @@ class Conversation:
     @property
     def text(self) -> str:
         """All that its user says."""
-        return "\n".join(message["content"] for message in self.messages if message["role"] == "user")
+        return "\n".join(_said(self.messages))
+
+
+@dataclass(frozen=True)
+class EvaluationPrompt:
+    """What an evaluation asks, and the set it belongs to (its file's name)."""
+
+    place: str
+    """FILE:LINE."""
+    task: str
+    messages: tuple[Message, ...]
+    turns: tuple[str, ...]
+    """All that its user says, turns that are not asked included."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +63,14 @@ class Source:
 
 
 def read_source(name: str) -> Source:
-    """A JSONL file, or else the training split of the `datasets` dataset of this name.
+    """A JSONL file, or else a `datasets` dataset: NAME for its training split, NAME:SPLIT for another.
 
     Raises:
         DataError: a broken line, which is named; no such file or dataset; `datasets` is not installed.
     """
     path = Path(name)
     if path.is_file() or path.suffix in (".jsonl", ".json"):
-        records = read_records(path)
+        records = list(read_records(path))
         sha256 = file_sha256(path)
     else:
         records = list(enumerate(_dataset(name), start=1))
@@ -76,22 +92,25 @@ def distinct(sources: Iterable[Source]) -> list[Conversation]:
     for conversation in by_text.values():
         other = by_key.setdefault(conversation.key, conversation)
         if other is not conversation:
-            raise DataError(f"{conversation.place}: id {conversation.key!r} is that of {other.place} too")
+            raise DataError(
+                f"{conversation.place}: id {conversation.key!r} is that of {other.place} too; "
+                "give each its own, or none to either"
+            )
     return list(by_text.values())
 
 
-def turns(path: Path) -> dict[str, list[str]]:
-    """What users say in an evaluation file, by line: all turns, for `Overlap`.
+def read_evaluation(path: Path) -> list[EvaluationPrompt]:
+    """An evaluation file's prompts.
 
     Raises:
         DataError: as for `read_source`.
     """
-    found = {}
+    prompts = []
     for line, record in read_records(path):
-        first = _conversation(record, f"{path}:{line}").text
-        others = record["turns"][1:] if _texts(record.get("turns")) else []
-        found[f"{path}:{line}"] = [first, *others]
-    return found
+        place, later = f"{path}:{line}", record["turns"][1:] if _texts(record.get("turns")) else []
+        messages = _messages(record, place)
+        prompts.append(EvaluationPrompt(place, path.stem, messages, (*_said(messages), *later)))
+    return prompts
 
 
 def _conversation(record: dict[str, Any], place: str) -> Conversation:
@@ -105,14 +124,31 @@ def _conversation(record: dict[str, Any], place: str) -> Conversation:
 def _messages(record: dict[str, Any], place: str) -> tuple[Message, ...]:
     asked, chat = record.get("turns") or [record.get("prompt")], record.get("messages")
     if chat is None:
+        chat = _of_sharegpt(record.get("conversations"))
+    if chat is None:
         if not _texts(asked):
-            raise DataError(f"{place}: no prompt; a line has a text prompt, or turns, or messages")
+            raise DataError(f"{place}: no prompt; a line has a text prompt, or turns, messages or conversations")
         return ({"role": "user", "content": asked[0]},)
     if not isinstance(chat, list) or not all(map(_is_message, chat)):
-        raise DataError(f'{place}: messages is no list of {{"role": "{"|".join(ROLES)}", "content": "..."}}')
-    if not chat or chat[-1]["role"] != "user":
-        raise DataError(f"{place}: the last message is not a user's")
-    return tuple({"role": message["role"], "content": message["content"]} for message in chat)
+        raise DataError(
+            f'{place}: messages is no list of {{"role": "{"|".join(ROLES)}", "content": "..."}}, '
+            f'nor conversations of {{"from": "{"|".join(SHAREGPT)}", "value": "..."}}'
+        )
+    users = [index for index, message in enumerate(chat) if message["role"] == "user"]
+    if not users or any(message["role"] != "assistant" for message in chat[users[-1] + 1 :]):
+        raise DataError(f"{place}: the last message that is not an assistant's is not a user's")
+    return tuple({"role": message["role"], "content": message["content"]} for message in chat[: users[-1] + 1])
+
+
+def _of_sharegpt(found: object) -> object:
+    """As messages; what is of another form stays, to be refused as such."""
+    if not isinstance(found, list) or not all(isinstance(turn, dict) for turn in found):
+        return found
+    return [{"role": SHAREGPT.get(str(turn.get("from"))), "content": turn.get("value")} for turn in found]
+
+
+def _said(messages: Iterable[Message]) -> list[str]:
+    return [message["content"] for message in messages if message["role"] == "user"]
 
 
 def _is_message(message: object) -> bool:
@@ -124,12 +160,13 @@ def _texts(found: object) -> bool:
 
 
 def _dataset(name: str) -> Iterable[dict[str, Any]]:
+    repository, _, split = name.partition(":")
     try:
         datasets = importlib.import_module("datasets")
     except ImportError as error:
         raise DataError(f"{name}: no such file, and to read it as a dataset: pip install datasets") from error
     try:
-        found: Iterable[dict[str, Any]] = datasets.load_dataset(name, split="train")
+        found: Iterable[dict[str, Any]] = datasets.load_dataset(repository, split=split or "train")
     except (OSError, ValueError) as error:
         raise DataError(f"{name}: neither a file nor a dataset: {str(error).strip().splitlines()[0]}") from error
     return found

@@ -1,5 +1,7 @@
 """Which prompts are answered, and how: the recipe, the prompts that fit it, and what was left out and why.
 
+Also which rows are trained on, where nobody looked for evaluation prompts when they were generated.
+
 Owns these decisions, all of them functions of the recipe and the prompt. Refuses to own files and generation.
 """
 
@@ -7,14 +9,18 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
 from pydantic import BaseModel, Field
 from transformers import PreTrainedTokenizerBase
 
+from draft_models.data import Row
 from draft_models.errors import DataError
 from draft_models.overlap import Overlap
-from draft_models.prompts import Conversation
-from draft_models.template import Message, prompt_ids
+from draft_models.prompts import Conversation, read_evaluation
+from draft_models.template import Message, UserTurn, prompt_ids
+
+OVERLAP = "in overlap with evaluation prompts"
 
 
 class Recipe(BaseModel, frozen=True, extra="forbid"):
@@ -82,7 +88,7 @@ class Screen:
         """
         match = self.overlap.find(conversation.text)
         if match:
-            skipped.add("in overlap with evaluation prompts", f"{conversation.place} ({match})")
+            skipped.add(OVERLAP, f"{conversation.place} ({match})")
             return None
         try:
             ids = prompt_ids(self.tokenizer, conversation.messages)
@@ -101,3 +107,26 @@ def select(
     skipped = Skipped()
     found = (screen.prompt(conversation, skipped) for conversation in conversations)
     return list(islice((prompt for prompt in found if prompt), limit)), skipped
+
+
+def overlap_with(files: Iterable[Path]) -> Overlap:
+    """With the evaluation prompts of these files, all their turns.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    return Overlap({prompt.place: prompt.turns for path in files for prompt in read_evaluation(path)})
+
+
+def without_overlap(
+    rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, overlap: Overlap
+) -> tuple[list[Row], Skipped]:
+    """Rows whose prompts are not among the evaluation's, and how many are."""
+    turn, kept, skipped = UserTurn.of(tokenizer), list[Row](), Skipped()
+    for row in rows:
+        match = overlap.find(turn.text(str(tokenizer.decode(list(row.ids[: row.response_start])))))
+        if match:
+            skipped.add(OVERLAP, f"{row.key} ({match})")
+        else:
+            kept.append(row)
+    return kept, skipped

@@ -2,13 +2,16 @@
 
 The chat template's text before a user's message is all the target is given. What it writes up to the end of the turn is
 then rendered through the template like any other prompt. A turn that is no use (it does not end, is empty, too long, or
-overlaps an evaluation prompt) is sampled again with another seed, a few times.
+overlaps an evaluation prompt) is sampled again with another seed, a few times, and then given up for good: its seeds
+would say the same again.
 
 Owns these turns. Refuses to own the answers.
 """
 
 from collections import Counter
+from collections.abc import Callable
 
+from draft_models.errors import TargetError
 from draft_models.generate import Generated, Request
 from draft_models.prompts import Conversation
 from draft_models.selection import Prompt, Recipe, Screen, Skipped
@@ -27,16 +30,24 @@ def self_prompt_keys(recipe: Recipe, count: int) -> list[str]:
 class SelfPrompts:
     """Requests for user turns, and the prompts that come of them."""
 
-    def __init__(self, screen: Screen, end_of_sequence: set[int], skipped: Skipped) -> None:
-        """Raises TargetError: the chat template has nothing to start from."""
-        self.screen, self.skipped, self._tries = screen, skipped, Counter[str]()
+    def __init__(
+        self, screen: Screen, end_of_sequence: set[int], skipped: Skipped, give_up: Callable[[str], None]
+    ) -> None:
+        """`give_up` hears the keys that no turn came of. Raises TargetError: the template has nothing to start from."""
+        self.screen, self.skipped, self._give_up, self._tries = screen, skipped, give_up, Counter[str]()
         tokenizer = screen.tokenizer
         self._turn = UserTurn.of(tokenizer)
+        if not self._turn.before.strip():
+            raise TargetError(
+                "the chat template has nothing before a user's message that the target could go on from; "
+                "leave --self-prompts out"
+            )
         self._before = tuple(tokenizer.encode(self._turn.before, add_special_tokens=False))
         # the turn ends with what the template puts after it, or as an answer does; any other special token breaks it
         after = tokenizer.encode(self._turn.after, add_special_tokens=False)
-        self._ends = end_of_sequence | (set(after[:1]) & set(tokenizer.all_special_ids))
-        self._stop = frozenset(self._ends | set(tokenizer.all_special_ids))
+        special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._ends = end_of_sequence | (set(after[:1]) & special)
+        self._stop = frozenset(self._ends | special)
 
     def request(self, key: str) -> Request:
         """For a user turn."""
@@ -53,8 +64,12 @@ class SelfPrompts:
 
     def again(self, turn: Generated) -> Request | None:
         """Another try, if there is one left."""
-        self._tries[turn.request.key] += 1
-        return self.request(turn.request.key) if self._tries[turn.request.key] < TRIES else None
+        key = turn.request.key
+        self._tries[key] += 1
+        if self._tries[key] < TRIES:
+            return self.request(key)
+        self._give_up(key)
+        return None
 
     def _text(self, turn: Generated) -> str:
         """The message; nothing if it does not end."""

@@ -23,15 +23,16 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     DynamicCache,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedTokenizerBase,
 )
 
 from draft_models.config import require_supported
 from draft_models.data import Row
-from draft_models.errors import CheckpointError, DataError, TargetError
+from draft_models.errors import CheckpointError, TargetError
 
-CONFIG = "config.json"
+CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,28 @@ def target_digest(directory: Path) -> str:
     return total.hexdigest()[:16]
 
 
+def generation_config(directory: Path) -> GenerationConfig:
+    """What the loaded model's is, without its weights: that of generation_config.json, or else of config.json.
+
+    Raises:
+        TargetError: one of them cannot be read.
+    """
+    if not (directory / GENERATION_CONFIG).is_file():
+        return GenerationConfig.from_model_config(target_config(directory))
+    try:
+        return GenerationConfig.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise TargetError(f"{directory / GENERATION_CONFIG}: {first_line(error)}") from error
+
+
+def end_of_sequence(config: GenerationConfig) -> set[int]:
+    """The ids that end an answer."""
+    ids = config.eos_token_id
+    if ids is None:
+        return set()
+    return set(ids) if isinstance(ids, list) else {ids}
+
+
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """Raises TargetError: there is none, or it has no chat template."""
     try:
@@ -211,22 +234,6 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Stored with a draft: a draft trained under another template is a bad draft, and nothing else would say so."""
     return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
-
-
-def chat_ids(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) -> list[int]:
-    """A user's message as the target is asked to answer it.
-
-    Raises:
-        DataError: it is longer than the target's context.
-    """
-    message = [{"role": "user", "content": text}]
-    templated = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-    ids: list[int] = tokenizer.encode(str(templated), add_special_tokens=False)
-    if len(ids) >= max_length:
-        raise DataError(
-            f"a prompt of {len(ids)} tokens does not fit the target's context of {max_length}: {text[:40]!r}"
-        )
-    return ids
 
 
 def _mapped(path: Path, size: int, dtype: torch.dtype) -> Tensor:

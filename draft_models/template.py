@@ -15,7 +15,7 @@ from draft_models.errors import DataError, TargetError
 Message = dict[str, str]
 """`{"role": ..., "content": ...}`"""
 
-SENTINEL = "aeriesentinel"
+SENTINEL, SYSTEM_SENTINEL = "aeriesentinel", "aeriesystem"
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
@@ -33,24 +33,35 @@ class UserTurn:
     """The template's text around a user's first message, up to where the target answers."""
 
     before: str
+    """A default system message included."""
     after: str
+    opening: str
+    """The end of `before`, where it does not depend on the system message."""
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Self:
         """Found by rendering a message that is easy to find again.
 
         Raises:
-            TargetError: the template has nothing before the message, or does not show it.
+            TargetError: the template does not show it.
         """
-        before, found, after = _rendered(tokenizer, [{"role": "user", "content": SENTINEL}]).partition(SENTINEL)
-        if not found or not before:
-            raise TargetError("the chat template has nothing before a user's message that the target could go on from")
-        return cls(before, after)
+        user = {"role": "user", "content": SENTINEL}
+        before, found, after = _rendered(tokenizer, [user]).partition(SENTINEL)
+        if not found:
+            raise TargetError("the chat template does not show a user's message; mend it, or take another target")
+        try:
+            with_system = _rendered(tokenizer, [{"role": "system", "content": SYSTEM_SENTINEL}, user])
+        except DataError:  # it knows no system message
+            return cls(before, after, before)
+        after_system = with_system.partition(SENTINEL)[0].rpartition(SYSTEM_SENTINEL)[2]
+        opening = next(before[at:] for at in range(len(before) + 1) if after_system.endswith(before[at:]))
+        return cls(before, after, opening if opening.strip() else before)
 
     def text(self, prompt: str) -> str:
-        """The user's message in a rendered prompt of one turn."""
-        inner = prompt.strip().removeprefix(self.before.strip()).removesuffix(self.after.strip())
-        return inner.strip()
+        """What the user says in a rendered prompt; all of it, where the template does not show where that begins."""
+        opening, after = self.opening.strip(), self.after.strip()
+        turns = prompt.split(opening)[1:] if opening else []
+        return "\n".join(turn.partition(after)[0].strip() if after else turn for turn in turns or [prompt])
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:

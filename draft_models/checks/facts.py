@@ -13,6 +13,9 @@ from transformers import PretrainedConfig
 
 from draft_models.checkpoint import CONFIG, WEIGHTS, read_json
 from draft_models.checks.finding import Finding, error
+from draft_models.formats.sglang import sglang_name
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Header:
     """A tensor's, as safetensors writes it: dtype "BF16", shape."""
 
     dtype: str
-    shape: tuple[int, ...]
+    shape: Shape
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class Facts:
         """A whole number of config.json; None for anything else."""
         value = self.found.get(name)
         return value if type(value) is int else None
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Of every tensor, by the name that SGLang's loader gives it."""
+        return {sglang_name(name): header.shape for name, header in self.headers.items()}
 
     @property
     def eagle_config(self) -> dict[str, Any]:

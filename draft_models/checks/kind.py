@@ -1,9 +1,9 @@
 """What kind of draft it is: whose format, which algorithm, and whether SGLang has that architecture at all."""
 
-from draft_models.checkpoint import ARCHITECTURE
 from draft_models.checks.facts import Facts
 from draft_models.checks.finding import Finding, error
-from draft_models.checks.layout import canonical
+from draft_models.formats import eagle, speculators
+from draft_models.formats.sglang import ARCHITECTURE
 
 EAGLE3, EAGLE = "EAGLE3", "EAGLE"
 
@@ -12,18 +12,16 @@ def algorithm(facts: Facts) -> str | None:
     """The --speculative-algorithm this draft needs: EAGLE3, EAGLE (for EAGLE-1 and EAGLE-2), None if it is neither."""
     if facts.found.get("architectures") == [ARCHITECTURE]:
         return EAGLE3
-    names = {canonical(name) for name in facts.headers}
     if any(str(name).endswith("ForCausalLMEagle") for name in _list(facts.found.get("architectures"))):
         return EAGLE
-    fc = next((header.shape for name, header in facts.headers.items() if canonical(name) == "fc.weight"), None)
-    if fc is not None and len(fc) == 2:
-        return EAGLE if fc[1] == 2 * fc[0] and "midlayer.hidden_norm.weight" not in names else EAGLE3
-    return None
+    if eagle.is_eagle_1(facts.shapes):
+        return EAGLE
+    return EAGLE3 if len(facts.shapes.get("fc.weight", ())) == 2 else None
 
 
 def is_speculators(facts: Facts) -> bool:
     """The format of vLLM's speculators, which SGLang does not read."""
-    return "speculators_model_type" in facts.found or "speculators_config" in facts.found
+    return speculators.recognises(facts.found, frozenset(facts.headers))
 
 
 def kind(facts: Facts, served_with: str) -> list[Finding]:

@@ -3,9 +3,8 @@
 Owns SGLang's reading of the configuration, its defaults included; the trained draft's own layout is model.py's.
 """
 
-import re
-
-from draft_models.checks.facts import Facts
+from draft_models.checks.facts import Facts, Shape
+from draft_models.formats.sglang import KEY
 
 NEEDED = (
     "hidden_size",
@@ -16,22 +15,11 @@ NEEDED = (
     "max_position_embeddings",
 )
 """Without one of these SGLang takes LlamaConfig's default, that of Llama-2-7B."""
-LEGACY = {"aux_norm_low": "fc_norm.0", "aux_norm_mid": "fc_norm.1", "aux_norm_high": "fc_norm.2"}
-
-Shape = tuple[int, ...]
-
-
-def canonical(name: str) -> str:
-    """A tensor's name as our checkpoints write it; SGLang's loader knows the same synonyms."""
-    name = name.removeprefix("model.")
-    for legacy, new in LEGACY.items():
-        name = name.replace(legacy, new)
-    return re.sub(r"^layers\.0\.", "midlayer.", name)
 
 
 def layers(facts: Facts) -> list[int] | None:
     """`eagle_aux_hidden_state_layer_ids`; None where SGLang takes its default, or where it is no list of numbers."""
-    found = facts.eagle_config.get("eagle_aux_hidden_state_layer_ids")
+    found = facts.eagle_config.get(KEY)
     return found if isinstance(found, list) and all(type(layer) is int for layer in found) else None
 
 
@@ -46,7 +34,7 @@ def shares_embedding(facts: Facts) -> bool:
 
 
 def expected(facts: Facts) -> dict[str, Shape]:
-    """Every tensor SGLang builds, by `canonical` name; {} where config.json lacks the numbers to tell."""
+    """Every tensor SGLang builds, by SGLang's name; {} where config.json lacks the numbers to tell."""
     numbers = {name: facts.number(name) for name in NEEDED}
     if any(not number or number < 1 for number in numbers.values()):
         return {}

@@ -1,11 +1,10 @@
 """The layers whose hidden states feed the draft, as SGLang counts them (`srt/models/llama.py`: its number plus one)."""
 
-from draft_models.checkpoint import written_by_us
 from draft_models.checks.facts import Facts
 from draft_models.checks.finding import Finding, error, warning
-from draft_models.checks.layout import canonical, layers, num_taps
+from draft_models.checks.layout import layers, num_taps
+from draft_models.formats.sglang import KEY, written_by_us
 
-KEY = "eagle_aux_hidden_state_layer_ids"
 COUNTING = "SGLang's number is Hugging Face's hidden_states index less one"
 
 
@@ -56,7 +55,7 @@ def _order(found: list[int]) -> list[Finding]:
 
 
 def _count(facts: Facts) -> list[Finding]:
-    fc = next((header.shape for name, header in facts.headers.items() if canonical(name) == "fc.weight"), None)
+    fc = facts.shapes.get("fc.weight")
     size = facts.number("target_hidden_size") or facts.number("hidden_size")
     if fc is None or len(fc) != 2 or not size or fc[1] == num_taps(facts) * size:
         return []

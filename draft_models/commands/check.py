@@ -6,15 +6,19 @@ import json
 from pathlib import Path
 
 from draft_models.check import check
+from draft_models.checks.kind import EAGLE, EAGLE3
 from draft_models.errors import TargetError
 from draft_models.target import load_tokenizer, target_config, template_hash
+
+ALGORITHMS = (EAGLE3, EAGLE, "NEXTN", "STANDALONE")
+"""SGLang's that take a draft."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Of `aerie-draft check`."""
     parser.add_argument("target", type=Path, help="the target's directory; config.json is enough")
     parser.add_argument("draft", type=Path, help="the draft's directory, in SGLang's format")
-    parser.add_argument("--algorithm", default="EAGLE3", metavar="NAME", help="it will be served with this (EAGLE3)")
+    parser.add_argument("--algorithm", choices=ALGORITHMS, default=EAGLE3, help="it will be served with this (EAGLE3)")
     parser.add_argument("--json", action="store_true", help="findings as JSON")
 
 

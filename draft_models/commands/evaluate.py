@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from draft_models.checkpoint import WEIGHTS, load_draft, write_whole
+from draft_models.checkpoint import WEIGHTS, load_draft, write_text_whole
 from draft_models.commands.text import rates
-from draft_models.data import Prompt, read_prompts
+from draft_models.config import require_supported
 from draft_models.errors import ConfigError
 from draft_models.evaluate import ALL, ALPHAS, Measured, Setting
 from draft_models.evaluate import evaluate as measure
+from draft_models.prompts import EvaluationPrompt, read_evaluation
 from draft_models.provenance import file_sha256, provenance, relative
 from draft_models.target import Target, load_tokenizer, target_config
 from draft_models.tree import TreeShape
@@ -50,11 +51,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exit status 0, or a DraftError."""
     settings, device = _settings(options), join(options.device).device
-    draft = load_draft(options.draft, target_config(options.target).num_hidden_layers)
+    config = target_config(options.target)
+    require_supported(config)
+    draft = load_draft(options.draft, config.num_hidden_layers)
     dtype = getattr(torch, options.dtype)
     target = Target.load(options.target, draft.config.taps, dtype).to(device)
     tokenizer = load_tokenizer(options.target)
-    prompts = [prompt for path in options.prompts for prompt in read_prompts(path)[: options.limit]]
+    prompts = [prompt for path in options.prompts for prompt in read_evaluation(path)[: options.limit]]
     progress, rows = _Progress(len(prompts) * len(settings)), []
     for setting in settings:
         found = measure(target, draft.to(device, dtype), tokenizer, prompts, setting, progress).rows()
@@ -62,8 +65,7 @@ def run(options: argparse.Namespace) -> int:
         _print_rows(found)
     if options.json:
         report = _origin(options, settings[0], prompts) | {"seconds": round(progress.seconds, 1), "rows": rows}
-        text = json.dumps(report, indent=2) + "\n"
-        write_whole(options.json, lambda path: _write(path, text))
+        write_text_whole(options.json, json.dumps(report, indent=2) + "\n")
     return 0
 
 
@@ -91,7 +93,7 @@ def _settings(options: argparse.Namespace) -> list[Setting]:
     return [replace(first, shape=shape) for shape in dict.fromkeys(shapes)]
 
 
-def _origin(options: argparse.Namespace, setting: Setting, prompts: list[Prompt]) -> dict[str, Any]:
+def _origin(options: argparse.Namespace, setting: Setting, prompts: list[EvaluationPrompt]) -> dict[str, Any]:
     return {
         "provenance": provenance(),
         "target": relative(options.target),
@@ -130,7 +132,3 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return int(text)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)

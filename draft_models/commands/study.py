@@ -7,6 +7,7 @@ Each variant is a run in OUT/<name>; a study that was interrupted goes on where 
 import argparse
 from pathlib import Path
 
+from draft_models.commands.options import positive
 from draft_models.commands.text import rates
 from draft_models.commands.train import Printer, add_run_options, experiment_of
 from draft_models.errors import ConfigError
@@ -21,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Of `aerie-draft study`."""
     parser.add_argument("study", choices=sorted(STUDIES))
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a run per variant, and study.json")
-    parser.add_argument("--depth", type=int, default=5, metavar="N", help="of the chain that measures tau (5)")
+    parser.add_argument("--depth", type=positive, default=5, metavar="N", help="of the chain that measures tau (5)")
     add_run_options(parser)
 
 

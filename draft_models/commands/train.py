@@ -34,6 +34,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """What every command that trains takes: target, data, device, recipe."""
     parser.add_argument("--target", type=Path, required=True, metavar="DIR", help="Hugging Face format")
     parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FILE", help="JSONL of answers")
+    parser.add_argument("--exclude", type=Path, nargs="+", default=[], metavar="FILE", help="evaluation prompts, JSONL")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="where to train (cuda if torch sees one)")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="the target's features (OUT/features)")
     parser.add_argument("--recompute", action="store_true", help="compute features every epoch, keep none on disk")
@@ -50,7 +51,8 @@ def experiment_of(options: argparse.Namespace, out: Path, **changes: Any) -> Exp
     """The run these options describe."""
     names = ("target", "cache", "recompute", "draft_vocab_size", "held_out")
     given = {name: getattr(options, name) for name in names}
-    return Experiment(**given | {"data": tuple(options.data), "out": out, "recipe": recipe_of(options)} | changes)
+    files = {"data": tuple(options.data), "exclude": tuple(options.exclude), "out": out}
+    return Experiment(**given | files | {"recipe": recipe_of(options)} | changes)
 
 
 def recipe_of(options: argparse.Namespace) -> TrainConfig:

@@ -33,3 +33,9 @@ def read(config: Mapping[str, Any], num_target_layers: int) -> Reading:
 def sglang_name(name: str) -> str:
     """The same."""
     return name
+
+
+def is_eagle_1(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """A draft of EAGLE-1 or EAGLE-2, by its tensors under SGLang's names: fc reads an embedding and one feature."""
+    fc = shapes.get("fc.weight", ())
+    return len(fc) == 2 and fc[1] == 2 * fc[0] and "midlayer.hidden_norm.weight" not in shapes

@@ -9,13 +9,13 @@ Shapes: V target vocabulary, D hidden size.
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from draft_models.config import DraftConfig, sentences
+from draft_models.config import DraftConfig
 from draft_models.errors import FormatError
 from draft_models.formats import eagle, mapping, sglang, speculators
 from draft_models.formats.reading import Format, Reading
@@ -44,8 +44,7 @@ def detect(source: Source) -> Format:
     for candidate in FORMATS:
         if candidate.recognises(source.config, names):
             return candidate
-    fc = source.tensors.get("fc.weight")
-    if fc is not None and fc.ndim == 2 and fc.shape[1] == 2 * fc.shape[0]:
+    if eagle.is_eagle_1({sglang.sglang_name(name): tensor.shape for name, tensor in source.tensors.items()}):
         raise FormatError(
             f"{source.directory}: a draft of EAGLE-1 or EAGLE-2 (fc reads an embedding and one feature); SGLang serves "
             "it with --speculative-algorithm EAGLE, and there is nothing to import"
@@ -71,7 +70,10 @@ def import_draft(
     """
     form = detect(source)
     reading = form.read(source.config, target.num_hidden_layers)
-    config, changes = _config(reading, source, target, taps or reading.taps)
+    if taps is not None:
+        reading = replace(reading, taps=taps, warnings=())
+    reading = replace(reading, draft_vocab_size=_draft_vocab_size(reading, source))
+    config = reading.draft_config(target.num_hidden_layers, target.max_position_embeddings)
     renamed, twice = _renamed(form, source.tensors)
     given = {name: renamed.pop(name)[1] for name in ("d2t", "t2d") if name in renamed}
     sizes = config.draft_vocab_size, config.vocab_size
@@ -83,8 +85,8 @@ def import_draft(
         taps=config.taps,
         sglang_layer_ids=tuple(config.sglang_layer_ids),
         tensors=tuple(fates),
-        changes=(*changes, *_dtype_changes(source.tensors)),
-        warnings=reading.warnings if taps is None else (),
+        changes=(*_position_changes(reading, target), *_dtype_changes(source.tensors)),
+        warnings=reading.warnings,
         refusals=(*reading.refusals, *_misfits(reading, source, target), *_beyond(config)),
     )
     if not report.ok:
@@ -95,35 +97,13 @@ def import_draft(
     return report, draft
 
 
-def _config(
-    reading: Reading, source: Source, target: PretrainedConfig, taps: tuple[int, ...]
-) -> tuple[DraftConfig, list[str]]:
-    layer = reading.layer
-    positions, longer = layer.max_position_embeddings, target.max_position_embeddings
-    changes = []
-    if positions < longer:  # the angles of the ropes that DraftConfig admits do not depend on it
-        changes.append(
-            f"max_position_embeddings {positions} -> {longer}: SGLang starts no draft with fewer positions than its "
-            f"target; acceptance beyond {positions} tokens has to be measured"
-        )
-    try:
-        config = DraftConfig(
-            hidden_size=layer.hidden_size,
-            intermediate_size=layer.intermediate_size,
-            num_attention_heads=layer.num_attention_heads,
-            num_key_value_heads=layer.num_key_value_heads,
-            head_dim=layer.head_dim or layer.hidden_size // layer.num_attention_heads,
-            rms_norm_eps=layer.rms_norm_eps,
-            rope_parameters=dict(layer.rope_parameters),
-            max_position_embeddings=max(positions, longer),
-            vocab_size=layer.vocab_size,
-            draft_vocab_size=_draft_vocab_size(reading, source),
-            num_target_layers=target.num_hidden_layers,
-            taps=taps,
-        )
-    except ValidationError as error:
-        raise FormatError(f"{source.directory}: {sentences(error)}") from error
-    return config, changes
+def _position_changes(reading: Reading, target: PretrainedConfig) -> list[str]:
+    positions, longer = reading.layer.max_position_embeddings, target.max_position_embeddings
+    if positions >= longer:
+        return []
+    change = f"max_position_embeddings {positions} -> {longer}"  # no angle of the ropes in DraftConfig depends on it
+    why = "SGLang starts no draft with fewer positions than its target"
+    return [f"{change}: {why}; acceptance beyond {positions} tokens has to be measured"]
 
 
 def _draft_vocab_size(reading: Reading, source: Source) -> int:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from huggingface_hub.errors import StrictDataclassError
+from pydantic import ValidationError
 from transformers import LlamaConfig, PretrainedConfig
 
+from draft_models.config import DraftConfig, sentences
 from draft_models.errors import FormatError
 
 LAYER_KEYS = (
@@ -49,6 +51,33 @@ class Reading:
     """Indices into Hugging Face's hidden_states."""
     refusals: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    def draft_config(self, num_target_layers: int, positions: int = 0) -> DraftConfig:
+        """The same as a `DraftConfig`, of so many positions at least.
+
+        Raises:
+            FormatError: it describes no draft of ours.
+        """
+        if self.draft_vocab_size is None:
+            raise FormatError("config.json: no draft_vocab_size: it shares the target's head, and Aerie's has its own")
+        layer = self.layer
+        try:
+            return DraftConfig(
+                hidden_size=layer.hidden_size,
+                intermediate_size=layer.intermediate_size,
+                num_attention_heads=layer.num_attention_heads,
+                num_key_value_heads=layer.num_key_value_heads,
+                head_dim=layer.head_dim or layer.hidden_size // layer.num_attention_heads,
+                rms_norm_eps=layer.rms_norm_eps,
+                rope_parameters=dict(layer.rope_parameters),
+                max_position_embeddings=max(layer.max_position_embeddings, positions),
+                vocab_size=layer.vocab_size,
+                draft_vocab_size=self.draft_vocab_size,
+                num_target_layers=num_target_layers,
+                taps=self.taps,
+            )
+        except ValidationError as error:
+            raise FormatError(f"config.json: {sentences(error)}") from error
 
 
 class Format(Protocol):

@@ -7,15 +7,18 @@ architectures ["LlamaForCausalLMEagle3"]. `eagle_config.eagle_aux_hidden_state_l
 the embedding; its export for Hugging Face carries a copy.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from draft_models.checkpoint import ARCHITECTURE, written_by_us
 from draft_models.config import default_taps
+from draft_models.errors import FormatError
 from draft_models.formats.reading import Reading, layer_ids, llama_layer, refusals, whole_number
 
 NAME = "SGLang (SpecForge)"
+ARCHITECTURE = "LlamaForCausalLMEagle3"
 KEY = "eagle_aux_hidden_state_layer_ids"
+LEGACY = {"aux_norm_low": "fc_norm.0", "aux_norm_mid": "fc_norm.1", "aux_norm_high": "fc_norm.2"}
 
 
 def recognises(config: Mapping[str, Any], names: frozenset[str]) -> bool:  # noqa: ARG001  a format may ask either
@@ -25,8 +28,10 @@ def recognises(config: Mapping[str, Any], names: frozenset[str]) -> bool:  # noq
 
 def read(config: Mapping[str, Any], num_target_layers: int) -> Reading:
     """Raises FormatError: a value of the wrong type; ConfigError: no taps, and a target too small for the default."""
-    eagle_config = config.get("eagle_config")
-    layers = layer_ids(eagle_config.get(KEY), f"eagle_config.{KEY}") if isinstance(eagle_config, dict) else None
+    eagle_config = config.get("eagle_config") or {}
+    if not isinstance(eagle_config, dict):
+        raise FormatError(f"config.json: eagle_config is {eagle_config!r}, not an object")
+    layers = layer_ids(eagle_config.get(KEY), f"eagle_config.{KEY}")
     return Reading(
         layer=llama_layer(config),
         draft_vocab_size=whole_number(config, "draft_vocab_size"),
@@ -37,9 +42,17 @@ def read(config: Mapping[str, Any], num_target_layers: int) -> Reading:
 
 
 def sglang_name(name: str) -> str:
-    """As SGLang's loader reads it."""
+    """As our checkpoints write it; SGLang's loader knows the same synonyms."""
     name = name.removeprefix("model.")
-    return f"midlayer.{name.removeprefix('layers.0.')}" if name.startswith("layers.0.") else name
+    for legacy, new in LEGACY.items():
+        name = name.replace(legacy, new)
+    return re.sub(r"^layers\.0\.", "midlayer.", name)
+
+
+def written_by_us(config: Mapping[str, Any]) -> bool:
+    """Whether config.json is of a draft that we trained, so that its taps are counted as we count; not of an import."""
+    aerie = config.get("aerie")
+    return isinstance(aerie, dict) and "imported" not in aerie
 
 
 def _warnings(config: Mapping[str, Any], layers: tuple[int, ...] | None, num_target_layers: int) -> tuple[str, ...]:

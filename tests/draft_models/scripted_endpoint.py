@@ -1,6 +1,7 @@
 """A tiny OpenAI endpoint on a loopback port that answers by a script. Only tests may do that."""
 
 import json
+import sys
 import threading
 from collections import Counter
 from contextlib import contextmanager
@@ -64,6 +65,10 @@ def serve(answer):
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         request_queue_size = 64
+
+        def handle_error(self, request, client_address):
+            if not isinstance(sys.exception(), ConnectionError):  # who gives up leaves in the middle of an answer
+                super().handle_error(request, client_address)
 
     server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

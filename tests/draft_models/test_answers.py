@@ -5,7 +5,7 @@ import resource
 
 import pytest
 
-from draft_models.answers import AnswerFile
+from draft_models.answers import AnswerFile, require_own
 from draft_models.errors import CheckpointError, ConfigError, DataError
 
 IDENTITY = {"target": "tiny", "temperature": 0.7, "prompts_sha256": ["a"]}
@@ -59,10 +59,37 @@ def test_answers_of_another_run_are_not_touched(path):
     assert (path.read_bytes()[:-4], path.with_name("answers.jsonl.meta.json").read_bytes()) == before
 
 
-def test_a_file_that_nothing_is_known_of_is_not_touched(path):
-    path.with_name("answers.jsonl.meta.json").unlink()
-    with pytest.raises(ConfigError, match=r"exists, but answers\.jsonl\.meta\.json does not say whose it is"):
+@pytest.mark.parametrize("meta", [None, "{", "[]", "{}", '{"identity": "mine"}', '{"identity": ["mine"]}', "\x00"])
+def test_a_file_that_nothing_is_known_of_is_not_touched(path, meta):
+    place, before = path.with_name("answers.jsonl.meta.json"), path.read_bytes()
+    place.unlink()
+    if meta:
+        place.write_text(meta)
+    with pytest.raises(ConfigError, match=r"answers\.jsonl\.meta\.json does not say whose it is; bring that file back"):
         AnswerFile(path, IDENTITY)
+    assert path.read_bytes() == before
+
+
+def test_what_was_given_up_is_remembered(path):
+    with AnswerFile(path, IDENTITY) as file:
+        assert file.given_up == set()
+        file.give_up("c")
+        file.give_up("d")
+    with AnswerFile(path, IDENTITY) as file:
+        assert file.given_up == {"c", "d"}
+        assert file.answered == {"a", "b"}
+    assert json.loads(path.with_name("answers.jsonl.meta.json").read_text())["identity"] == IDENTITY
+
+
+def test_answers_are_trained_on_by_their_own_target_under_its_own_template_only(path, tmp_path):
+    require_own(tmp_path / "of-unknown-origin.jsonl", "tiny", "hash")
+    with AnswerFile(tmp_path / "own.jsonl", {"target": "tiny", "chat_template_sha256": "hash"}):
+        pass
+    require_own(tmp_path / "own.jsonl", "tiny", "hash")
+    with pytest.raises(ConfigError, match="another chat template"):
+        require_own(tmp_path / "own.jsonl", "tiny", "another hash")
+    with pytest.raises(ConfigError, match="another target's answers"):
+        require_own(tmp_path / "own.jsonl", "tiny, and larger", "hash")
 
 
 def test_a_broken_line_inside_is_named(path):

@@ -16,7 +16,8 @@ from draft_models.errors import CatalogError, DraftError
 from draft_models.tree import TreeShape
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("https://github.com/", "https://huggingface.co/", "https://docs.sglang.io/")
+PROFILES = ROOT / "service" / "runtime" / "profiles"
+PAGES = ("https://github.com/", "https://huggingface.co/")
 
 
 def run(*arguments):
@@ -36,26 +37,31 @@ def test_every_entry_every_licence_and_every_tree_has_a_source(drafts):
         pages = [draft.source, *filter(None, [draft.licence_source]), *(tree.source for tree in trees)]
         for page in pages:
             assert page.startswith(PAGES) or (ROOT / page).exists(), page
+            assert not (ROOT / page).is_relative_to(PROFILES), (
+                f"{page}: a profile of ours says nothing but what we wrote"
+            )
 
 
-def test_pages_on_github_are_pinned_to_a_commit():
-    for page in load_catalog().sources.values():
-        if page.startswith("https://github.com/"):
-            assert len(page.split("/")[6]) == 40, page
+def test_every_tree_and_every_common_source_is_pinned_to_a_commit_or_a_file_of_ours(drafts):
+    trees = [tree for draft in drafts for tree in (*draft.profiles.values(), draft.published) if tree is not None]
+    for page in (*load_catalog().sources.values(), *(tree.source for tree in trees)):
+        assert (ROOT / page).exists() or len(page.split("/")[6]) == 40, page
 
 
 def test_every_profile_is_one_of_ours_and_our_own_draft_is_where_it_says(drafts):
-    profiles = {path.stem for path in (ROOT / "service" / "runtime" / "profiles").glob("*.yaml")}
+    profiles = {path.stem for path in PROFILES.glob("*.yaml")}
     assert {name for draft in drafts for name in draft.profiles} <= profiles
     for draft in drafts:
         assert draft.path is None or (ROOT / draft.path / "config.json").exists()
 
 
-def test_a_profile_s_own_draft_is_in_the_catalog_with_the_profile_s_tree(drafts):
+def test_a_profile_s_own_draft_is_in_the_catalog_with_the_profile_s_tree_and_served_without_an_import(drafts):
     known = {draft.name: draft for draft in drafts}
-    for path in (ROOT / "service" / "runtime" / "profiles").glob("*.yaml"):
+    for path in PROFILES.glob("*.yaml"):
         ours = yaml.safe_load(path.read_text())["speculation"]
-        tree = known[ours["draft"]].profiles[path.stem]
+        draft = known[ours["draft"]]
+        assert draft.format == "sglang"
+        tree = draft.profiles.get(path.stem, draft.published)
         assert str(tree) == f"{ours['num_steps']}/{ours['eagle_topk']}/{ours['num_draft_tokens']}"
 
 
@@ -131,7 +137,8 @@ def test_the_list_names_licence_format_trees_and_sources(capsys):
     assert run("--target", "llama-3.1-8b") == 0
     text = capsys.readouterr().out
     assert text.splitlines()[0] == "meta-llama/Llama-3.1-8B-Instruct"
-    assert "licence apache-2.0; format eagle; h100 5/4/8" in text
+    assert "licence apache-2.0; format eagle\n" in text
+    assert "format sglang; published 3/1/4" in text
     assert "licence unknown" in text
     assert "https://github.com/SafeAILab/EAGLE/blob/" in text
     assert "135M" not in text

@@ -318,6 +318,12 @@ def test_the_exit_status_is_one_only_for_errors(saved, tmp_path, capsys):
     assert "error architecture: architectures is ['LlamaForCausalLM']" in capsys.readouterr().out
 
 
+def test_an_algorithm_that_sglang_has_not_is_refused_with_those_it_has(saved, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(tmp_path, saved[1], "--algorithm", "eagle3")
+    assert "choose from EAGLE3, EAGLE, NEXTN, STANDALONE" in capsys.readouterr().err.replace("'", "")
+
+
 @pytest.mark.skipif(not (SHIPPED / "model.safetensors").exists(), reason="the weights are not here")
 def test_the_shipped_draft_has_no_errors():
     target = tiny.config(

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from draft_models.checkpoint import load_draft, save_draft, write_whole
+from draft_models.checkpoint import load_draft, save_draft, write_all_whole, write_whole
 from draft_models.errors import CheckpointError
-from tests.draft_models import tiny
+from tests.draft_models import foreign, tiny
 
 SHIPPED = Path(__file__).parents[2] / "draft_models" / "smollm2-135m-instruct-eagle3"
 
@@ -63,12 +63,12 @@ def test_every_tensor_that_does_not_fit_is_named_at_once(saved):
     assert "tensor fc.weight is [32, 5], not [32, 96]" in text
 
 
-def test_a_missing_d2t_says_what_would_happen(saved):
+def test_a_missing_d2t_says_what_to_do(saved):
     path = saved[1] / "model.safetensors"
     tensors = load_file(path)
     del tensors["d2t"]
     save_file(tensors, path)
-    with pytest.raises(CheckpointError, match="d2t is missing; SGLang would propose wrong tokens"):
+    with pytest.raises(CheckpointError, match="tensor d2t is missing; convert it with `aerie-draft import`"):
         load_draft(saved[1], 4)
 
 
@@ -92,3 +92,100 @@ def test_a_full_disk_keeps_the_old_file(tmp_path):
         write_whole(path, fill)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_several_files_are_replaced_together_or_not_at_all(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for path in (first, second):
+        path.write_text("old")
+
+    def fail(temporary):
+        temporary.write_text("half of the ne")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(CheckpointError, match="second could not be written"):
+        write_all_whole({first: lambda path: path.write_text("new"), second: fail})
+    assert (first.read_text(), second.read_text()) == ("old", "old")
+    assert sorted(tmp_path.iterdir()) == [first, second]
+
+
+def test_a_place_that_cannot_be_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="could not be written"):
+        save_draft(foreign.draft(), tmp_path / "file" / "draft")
+
+
+# -- drafts of others, in SGLang's format ------------------------------------------------------------------------------
+
+
+def edit(directory, **changes):
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def rewrite(directory, **changes):
+    path = directory / "model.safetensors"
+    save_file(load_file(path) | changes, path)
+
+
+def test_a_draft_of_specforge_s_is_read_as_sglang_reads_it(tmp_path):
+    made = foreign.draft()
+    foreign.write_specforge(made, tmp_path, {"head_dim": None, "rope_theta": 20000.0}, weights=foreign.tensors(made))
+    found = load_draft(tmp_path, foreign.LAYERS).config
+    assert (found.head_dim, found.rope_parameters["rope_theta"], found.taps) == (8, 20000.0, (2, 4, 5))
+
+
+def test_tensors_that_sglang_reads_and_we_do_not_are_sent_to_import(tmp_path):
+    foreign.write_specforge(foreign.draft(), tmp_path)
+    with pytest.raises(CheckpointError, match=r"embed_tokens\.weight is unknown; convert it with `aerie-draft import`"):
+        load_draft(tmp_path, foreign.LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"eagle_config": [1, 3, 4]}, r"eagle_config is \[1, 3, 4\], not an object"),
+        ({"eagle_config": {"eagle_aux_hidden_state_layer_ids": "2,4"}}, "is '2,4', not a list of layers"),
+        ({"eagle_config": {"eagle_aux_hidden_state_layer_ids": ["1"]}}, "not a list of layers"),
+        ({"eagle_config": {"eagle_aux_hidden_state_layer_ids": [4, 3, 1]}}, "must rise"),
+        ({"eagle_config": None}, "a target of 4 layers has no default taps"),
+        ({"draft_vocab_size": None}, "no draft_vocab_size"),
+        ({"rope_parameters": {"rope_theta": "big"}}, "rope_theta is 'big'"),
+        ({"hidden_size": "wide"}, "no Llama layer"),
+    ],
+)
+def test_a_configuration_that_is_none_is_one_clear_error_with_a_remedy(saved, change, says):
+    edit(saved[1], **change)
+    with pytest.raises(CheckpointError, match=f"{says}.*; correct it, or convert it with `aerie-draft import`$"):
+        load_draft(saved[1], 4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"norm_output": True},
+        {"norm_before_residual": True},
+        {"tie_word_embeddings": True},
+        {"eagle_config": {"use_aux_hidden_state": False, "eagle_aux_hidden_state_layer_ids": [0, 1, 2]}},
+    ],
+)
+def test_a_setting_that_makes_it_another_model_than_ours_is_refused(saved, change):
+    edit(saved[1], **change)
+    with pytest.raises(CheckpointError, match="use another draft"):
+        load_draft(saved[1], 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"d2t": torch.zeros(tiny.DRAFT_VOCAB)}, "not whole numbers"),
+        ({"d2t": torch.full((tiny.DRAFT_VOCAB,), 60)}, "not within 0..60"),
+        ({"d2t": -torch.arange(tiny.DRAFT_VOCAB)}, "does not rise"),
+        ({"d2t": torch.zeros(tiny.DRAFT_VOCAB, dtype=torch.long)}, "do not describe the same tokens"),
+        ({"d2t": tiny.t2d().nonzero().squeeze(1)}, "d2t is an offset"),
+    ],
+)
+def test_a_vocabulary_mapping_that_is_wrong_is_not_measured(saved, change, says):
+    rewrite(saved[1], **change)
+    with pytest.raises(CheckpointError, match=f"{says}.*; convert it with `aerie-draft import`$"):
+        load_draft(saved[1], 4)

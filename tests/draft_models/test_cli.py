@@ -74,11 +74,20 @@ def test_answers_of_another_chat_template_are_not_trained_on(home, tmp_path, cap
     assert "written under another chat template than the target's" in capsys.readouterr().err
 
 
+def test_a_target_of_an_unknown_kind_is_not_measured(home, trained, tmp_path, capsys):
+    config = json.loads((home / "target" / "config.json").read_text()) | {"model_type": "gpt2"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert cli.main(["evaluate", str(tmp_path), str(trained / "draft"), "--prompts", str(home / "math.jsonl")]) == 1
+    assert "model_type 'gpt2' is not supported" in capsys.readouterr().err
+
+
 def test_a_draft_that_is_none_and_a_prompt_that_is_too_long_are_one_clear_line(home, trained, capsys, tmp_path):
     assert evaluate(home, tmp_path) == 1
     assert "config.json" in capsys.readouterr().err
     assert evaluate(home, trained / "draft", "--max-tokens", "254") == 1
-    assert "does not fit the target's context" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"{home / 'math.jsonl'}:1: a prompt of 4 tokens and an answer of up to 254: that does not fit" in error
+    assert "the target's context of 256; leave the prompt out, or lower --max-tokens" in error
 
 
 def test_check_exits_with_one_only_for_what_would_not_work(home, trained, capsys, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from draft_models.data import Row, batches, digest, hold_out, read_prompts, read_rows
+from draft_models.data import Row, batches, digest, hold_out, read_records, read_rows
 from draft_models.errors import DataError
 
 GOOD = {"prompt_id": "a", "temperature": 0.0, "response_start": 2, "ids": [1, 2, 3, 4]}
@@ -46,11 +46,16 @@ def test_an_empty_or_missing_file_is_an_error(tmp_path):
         read_rows([tmp_path / "nowhere.jsonl"], 10, 100)
 
 
-def test_prompts_are_first_turns_named_by_their_file(tmp_path):
-    path = write(tmp_path, {"turns": ["one", "two"]}, {"prompt": "three"})
-    assert [(prompt.text, prompt.task) for prompt in read_prompts(path)] == [("one", "rows"), ("three", "rows")]
-    with pytest.raises(DataError, match=r"rows\.jsonl:1: no prompt"):
-        read_prompts(write(tmp_path, {"text": "?"}))
+def test_a_line_is_read_when_it_is_asked_for_and_ends_at_a_line_feed_only(tmp_path):
+    path = write(tmp_path, {"a": 1}, '{"b": "x\u2028y\x85z"}\r', "broken")
+    records = read_records(path)
+    assert next(records) == (1, {"a": 1})
+    assert next(records) == (2, {"b": "x\u2028y\x85z"})
+    with pytest.raises(DataError, match=r"rows\.jsonl:3: not JSON"):
+        next(records)
+    path.write_bytes(b'{"a": 1}\n\xff\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl: 'utf-8' codec can't decode"):
+        list(read_records(path))
 
 
 def test_held_out_prompts_are_greedy_not_trained_on_and_chosen_whatever_else_there_is():

@@ -107,8 +107,12 @@ def test_importing_our_own_draft_changes_nothing(tmp_path, target):
 def test_an_import_says_where_the_draft_is_from(tmp_path, target):
     foreign.write_eagle(foreign.draft(), tmp_path / "source")
     run(tmp_path / "source", target, tmp_path / "out")
-    origin = json.loads((tmp_path / "out" / "config.json").read_text())["aerie"]["imported"]
+    text = (tmp_path / "out" / "config.json").read_text()
+    origin = json.loads(text)["aerie"]["imported"]
     assert (origin["format"], set(origin["sha256"])) == ("EAGLE", {"pytorch_model.bin"})
+    assert {"argv", "commit", "versions", "utc"} <= set(origin)
+    assert origin["source"] == ".../source"
+    assert str(tmp_path) not in text
 
 
 def test_what_was_imported_can_be_imported_again_and_is_still_not_ours(tmp_path, target):
@@ -119,6 +123,25 @@ def test_what_was_imported_can_be_imported_again_and_is_still_not_ours(tmp_path,
     assert run(tmp_path / "out", target, tmp_path / "again") == 0
     for place in ("out", "again"):
         assert "taps_counting" in [finding.code for finding in check(foreign.target(), None, tmp_path / place)]
+    first, again = (json.loads((tmp_path / place / "config.json").read_text())["aerie"] for place in ("out", "again"))
+    assert first == again
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_nothing_is_written_over_a_model(name, tmp_path, target):
+    foreign.write_eagle(foreign.draft(), tmp_path / "source")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("theirs")
+    with pytest.raises(ConfigError, match="holds a model"):
+        run(tmp_path / "source", target, tmp_path / "out")
+    assert (tmp_path / "out" / name).read_text() == "theirs"
+
+
+@pytest.mark.parametrize("taps", ["", "low,high", "1,,2"])
+def test_taps_that_are_no_numbers_are_a_sentence(taps, tmp_path, target, capsys):
+    with pytest.raises(SystemExit):
+        run(tmp_path, target, tmp_path / "out", "--taps", taps)
+    assert "write hidden_states indices, like 2,16,29" in capsys.readouterr().err
 
 
 # -- taps --------------------------------------------------------------------------------------------------------------
@@ -277,7 +300,7 @@ def test_any_mapping_is_either_refused_or_rises_within_the_vocabulary(d2t, t2d, 
     t2d_V = None if t2d is None else torch.tensor(t2d, dtype=torch.bool)
     found_W, found_V, what = mapping.complete(d2t_W, t2d_V, len(d2t), max(size, len(d2t)))
     if not {fate.action for fate in what} & FAILED:
-        ids = mapping.target_ids(found_W).tolist()
+        ids = vocab.target_ids(found_W).tolist()
         assert ids == sorted(set(ids)) == found_V.nonzero().squeeze(1).tolist()
 
 

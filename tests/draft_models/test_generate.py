@@ -40,6 +40,24 @@ def test_batched_greedy_answers_are_those_of_one_prompt_at_a_time(kind, monkeypa
         assert done.ended == (done.ids[-1] in EOS)
 
 
+def test_prompts_of_rising_length_leave_the_cache_where_it_is(monkeypatch):
+    monkeypatch.setattr(generate, "SPARE_COLUMNS", 16)
+    columns, places = Batcher(tiny.target(), 100).columns, []
+    for row, length in enumerate(range(1, 49)):
+        columns.place(row, length)
+        places.append((columns.end, columns.capacity))
+    assert places == [(16, 32)] * 16 + [(32, 48)] * 16 + [(48, 64)] * 16
+
+
+def test_a_cache_that_was_large_shrinks_again(monkeypatch):
+    monkeypatch.setattr(generate, "SPARE_COLUMNS", 16)
+    batcher, alone = Batcher(tiny.target(), 2), tiny.target()
+    for length, capacity in ((200, 224), (3, 32)):
+        (done,) = batcher.run(deque([Request("long", tuple(range(2, 7)) * (length // 5) or (2, 3), 5, EOS)]))
+        assert list(done.ids) == decode_plain(alone, list(done.request.ids), 5, set(EOS)).ids
+        assert {layer.key_BGCd.shape[2] for layer in batcher.columns.stored} == {capacity}
+
+
 def test_sampled_answers_depend_on_their_seed_and_on_nothing_else():
     asked = requests(11, temperature=1.0)
     alone = answers(asked, 1)
