@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from draft_models.checkpoint import WEIGHTS, load_draft, write_text_whole
+from draft_models.commands.options import positive
 from draft_models.commands.text import rates
 from draft_models.config import require_supported
 from draft_models.errors import ConfigError
@@ -33,8 +34,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--tree", type=_tree, nargs="+", metavar="S/K/N", help="num_steps/eagle_topk/num_draft_tokens, several (3/4/8)"
     )
     parser.add_argument("--alphas", action="store_true", help=f"the chain {ALPHAS} too, for 0-alpha to 5-alpha")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="prompts per file (all)")
-    parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="answers end here (128)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="prompts per file (all)")
+    parser.add_argument("--max-tokens", type=positive, default=128, metavar="N", help="answers end here (128)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (0)")
     parser.add_argument(
         "--rule",
@@ -126,9 +127,3 @@ def _tree(text: str) -> TreeShape:
         return TreeShape.parse(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return int(text)

@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from draft_models.answers import AnswerFile, Identity
+from draft_models.commands.options import positive
 from draft_models.config import require_supported, sentences
 from draft_models.endpoint import Endpoint
 from draft_models.errors import ConfigError, DataError, EndpointError
@@ -47,20 +48,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="JSONL: prompt, turns, messages or conversations; or a dataset: NAME[:SPLIT]",
     )
-    parser.add_argument("--limit", type=_count, metavar="N", help="the first N prompts (all)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="the first N prompts (all)")
     parser.add_argument("--exclude", type=Path, nargs="+", default=[], metavar="FILE", help="evaluation prompts, JSONL")
     for name, settings in Recipe.model_fields.items():
         kind, text = type(settings.default), f"{settings.description or ''} ({settings.default})".strip()
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=kind.__name__.upper(), help=text)
     here = parser.add_argument_group("the target in this process")
-    here.add_argument("--self-prompts", type=_count, default=0, metavar="N", help="the target writes N prompts too (0)")
-    here.add_argument("--batch-size", type=_count, default=64, metavar="N", help="answers at a time (64)")
+    here.add_argument(
+        "--self-prompts", type=positive, default=0, metavar="N", help="the target writes N prompts too (0)"
+    )
+    here.add_argument("--batch-size", type=positive, default=64, metavar="N", help="answers at a time (64)")
     here.add_argument("--device", choices=("cpu", "cuda"), help="where to generate (cuda if torch sees one)")
     here.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     there = parser.add_argument_group(f"a running endpoint (its key in AERIE_API_KEY, {OPENAI}'s in OPENAI_API_KEY)")
     there.add_argument("--endpoint", metavar="URL", help="OpenAI's API, which serves the target")
     there.add_argument("--model", metavar="NAME", help="the endpoint's name of the target (the first it lists)")
-    there.add_argument("--concurrency", type=_count, default=16, metavar="N", help="questions at a time (16)")
+    there.add_argument("--concurrency", type=positive, default=16, metavar="N", help="questions at a time (16)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -192,9 +195,3 @@ def _identity(options: argparse.Namespace, screen: Screen, sources: list[Source]
 def _print_skipped(skipped: Skipped) -> None:
     for line in skipped.lines():
         print(f"left out: {line}", flush=True)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return int(text)

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from draft_models.commands.options import positive, taps
 from draft_models.commands.text import rates
 from draft_models.config import TrainConfig, sentences
 from draft_models.errors import ConfigError
@@ -26,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Of `aerie-draft train`."""
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run: state, log, best draft")
     parser.add_argument("--resume", action="store_true", help="go on from OUT's last saved state")
-    parser.add_argument("--taps", type=_taps, metavar="L,M,H", help="hidden_states indices (2, n/2, n-3)")
+    parser.add_argument("--taps", type=taps, metavar="L,M,H", help="hidden_states indices (2, n/2, n-3)")
     add_run_options(parser)
 
 
@@ -38,8 +39,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="where to train (cuda if torch sees one)")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="the target's features (OUT/features)")
     parser.add_argument("--recompute", action="store_true", help="compute features every epoch, keep none on disk")
-    parser.add_argument("--draft-vocab-size", type=int, default=8192, metavar="N", help="tokens the draft can propose")
-    parser.add_argument("--held-out", type=int, default=64, metavar="N", help="greedy answers to measure tau on (64)")
+    parser.add_argument(
+        "--draft-vocab-size", type=positive, default=8192, metavar="N", help="tokens the draft can propose"
+    )
+    parser.add_argument(
+        "--held-out", type=positive, default=64, metavar="N", help="greedy answers to measure tau on (64)"
+    )
     for name, settings in TrainConfig.model_fields.items():
         if name not in NOT_OPTIONS:
             kind = type(settings.default)
@@ -103,7 +108,3 @@ class Printer:
                 f"{line.tokens_per_s:.0f} tokens/s  {line.eta_s / 60:.0f} min left",
                 flush=True,
             )
-
-
-def _taps(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))

@@ -119,7 +119,7 @@ def test_a_bad_line_of_prompts_is_named(evaluate, capsys, line, tmp_path):
 
 
 def test_a_tree_that_cannot_be_and_no_prompts_at_all_are_wrong_arguments(evaluate, capsys):
-    for change, reason in ((("--tree", "3/4"), "3/4"), (("--limit", "0"), "'0' is not a positive number")):
+    for change, reason in ((("--tree", "3/4"), "3/4"), (("--limit", "0"), "'0' is not a whole number above 0")):
         with pytest.raises(SystemExit):
             evaluate(*change)
         assert reason in capsys.readouterr().err
