@@ -17,8 +17,7 @@ from scipy.stats import chi2_contingency
 from draft_models.acceptance import Acceptance
 from draft_models.checkpoint import load_draft
 from draft_models.decode import decode
-from draft_models.evaluate import end_of_sequence
-from draft_models.target import Target, load_tokenizer, target_config
+from draft_models.target import Target, end_of_sequence, generation_config, load_tokenizer, target_config
 from draft_models.tree import TreeShape
 from service.runtime.cache import cache_dir
 from service.runtime.model_source import EMBEDDED
@@ -181,7 +180,7 @@ def test_the_reference_decoder_accepts_what_sglang_accepts(tree: Server, request
     for text in TEXTS[::6]:
         answer = tree.generate(text, max_new_tokens=REFERENCE_TOKENS)
         ids = tokenizer.encode(text, add_special_tokens=False)
-        decoded = decode(target, draft, ids, REFERENCE_TOKENS, end_of_sequence(target), shape)
+        decoded = decode(target, draft, ids, REFERENCE_TOKENS, end_of_sequence(generation_config(directory)), shape)
         assert decoded.ids == answer["output_ids"]
         ours += decoded.acceptance
         theirs += Counter(
