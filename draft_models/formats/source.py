@@ -6,6 +6,7 @@ be wrong is one CheckpointError. Refuses to own what names and numbers mean (the
 
 import pickle
 import struct
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,9 @@ def _safetensors(path: Path, wanted: Iterable[str] | None = None) -> dict[str, T
 
 def _unpickled(path: Path) -> dict[str, Tensor]:
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an unusual pickle protocol: what cannot be read is an error anyway
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except UNPICKLING as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(f"{path}: no PyTorch weights ({reason})") from error

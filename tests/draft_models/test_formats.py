@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
@@ -533,6 +533,7 @@ def test_pickled_weights_that_are_none_are_one_clear_error_and_nothing_in_them_r
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
+@example(place=0.0, byte=128, cut=False)
 @given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), cut=st.booleans())
 def test_a_damaged_pickle_is_an_error_of_ours_or_still_tensors(place, byte, cut, tmp_path):
     foreign.write_eagle(foreign.draft(), tmp_path)
