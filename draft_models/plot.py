@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SMOOTHED_OVER = 50
+POINTS = 400
+"""Drawn of a curve, about."""
 
 
 def draw(sources: Sequence[Path], out: Path) -> None:
@@ -47,10 +49,13 @@ def _runs(figure: "Figure", sources: Sequence[Path]) -> None:
         lines = _log(source / LOG)
         steps = [line for line in lines if line["event"] == "progress"]
         measured = [line for line in lines if line["event"] == "validation"]
-        tokens = [line["tokens"] for line in steps]
-        loss.plot(tokens, _smoothed([line["loss"] for line in steps]), label=source.name)
+        few = slice(None, None, max(1, len(steps) // POINTS))
+        tokens = [line["tokens"] for line in steps][few]
+        loss.plot(tokens, _smoothed([line["loss"] for line in steps])[few], label=source.name)
         for step, label in ((0, "first"), (-1, "last")):
-            hits.plot(tokens, _smoothed([line["alphas"][step] for line in steps]), label=f"{source.name}, {label} step")
+            hits.plot(
+                tokens, _smoothed([line["alphas"][step] for line in steps])[few], label=f"{source.name}, {label} step"
+            )
         tau.plot([line["tokens"] for line in measured], [line["tau"] for line in measured], "o-", label=source.name)
     _finish(loss, "token passes", "training loss")
     _finish(hits, "token passes", "share of tokens hit")
