@@ -24,18 +24,8 @@ from draft_models.model import DraftModel
 
 CONVERT = "convert it with `aerie-draft import`"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-COPIED = (
-    "hidden_size",
-    "intermediate_size",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "rms_norm_eps",
-    "rope_parameters",
-    "max_position_embeddings",
-    "vocab_size",
-    "draft_vocab_size",
-)
+OURS = {"num_target_layers", "taps"}
+"""Of `DraftConfig`, what SGLang calls otherwise or does not ask."""
 
 
 def save_draft(draft: DraftModel, directory: Path, aerie: dict[str, Any] | None = None) -> None:
@@ -69,7 +59,7 @@ def sglang_config(config: DraftConfig, aerie: dict[str, Any]) -> dict[str, Any]:
         "mlp_bias": False,
         "tie_word_embeddings": False,
         "target_hidden_size": config.hidden_size,
-        **{name: getattr(config, name) for name in COPIED},
+        **config.model_dump(exclude=OURS),
         "eagle_config": {
             "use_aux_hidden_state": True,
             sglang.KEY: config.sglang_layer_ids,

@@ -134,7 +134,7 @@ def _row(record: dict[str, Any], place: str, vocab_size: int, max_length: int) -
     temperature = record.get("temperature", 0.0)
     if not isinstance(temperature, int | float):
         raise DataError(f"{place}: temperature {temperature!r} is no number")
-    # a self-prompted row has no prompt id: its prompt is its key
+    # a row without a prompt id: its prompt is its key
     key = record.get("prompt_id") or key_digest(",".join(map(str, ids[:start])))
     return Row(tuple(ids), start, float(temperature), str(key))
 

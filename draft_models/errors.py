@@ -31,3 +31,8 @@ class CatalogError(DraftError):
 
 class EndpointError(DraftError):
     """An OpenAI endpoint that cannot be asked, refuses, or left prompts without an answer."""
+
+
+def first_line(error: Exception) -> str:
+    """Of its message; its kind where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

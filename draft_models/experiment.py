@@ -18,7 +18,7 @@ from draft_models.model import DraftModel
 from draft_models.provenance import provenance, relative
 from draft_models.selection import overlap_with, without_overlap
 from draft_models.target import FeatureCache, Target, load_tokenizer, target_config, target_digest, template_hash
-from draft_models.trainer import STATE, Data, FeaturesOf, Trainer, count_tokens
+from draft_models.trainer import STATE, Data, FeaturesOf, Trainer
 from draft_models.world import World
 
 
@@ -86,7 +86,7 @@ def open_run(experiment: Experiment, world: World) -> tuple[Trainer, Summary]:
     used = [*_part(kept, experiment.share), *range(len(kept), len(every))]
     chosen = [every[index] for index in used]
     training = chosen[: len(chosen) - len(held)]
-    count_V = count_tokens(training, config.vocab_size)  # noqa: N806
+    count_V = vocab.count_tokens(training, config.vocab_size)  # noqa: N806
     t2d_V = vocab.most_frequent(count_V, config.draft_vocab_size)  # noqa: N806
     summary = Summary(len(training), sum(map(len, training)), len(held), vocab.coverage(count_V, t2d_V), left_out)
     target = Target.load(experiment.target, config.taps).to(world.device)
@@ -97,12 +97,13 @@ def open_run(experiment: Experiment, world: World) -> tuple[Trainer, Summary]:
         experiment.recipe,
         data,
         experiment.out,
-        _origin(experiment, template, chosen, summary) | {"target_digest": target.digest},
+        _origin(experiment, own_digest, template, chosen, summary),
         world,
     )
-    trainer.initialise()
     if experiment.begun:
         trainer.resume()
+    else:
+        trainer.initialise()
     return trainer, summary
 
 
@@ -130,10 +131,13 @@ def _features(experiment: Experiment, target: Target, rows: Sequence[Row], used:
     return lambda indices: cache([used[index] for index in indices])
 
 
-def _origin(experiment: Experiment, template: str, rows: Sequence[Row], summary: Summary) -> dict[str, Any]:
+def _origin(
+    experiment: Experiment, digest_of_target: str, template: str, rows: Sequence[Row], summary: Summary
+) -> dict[str, Any]:
     """Provenance that travels with the draft."""
     return provenance() | {
         "target": relative(experiment.target),
+        "target_digest": digest_of_target,
         "chat_template_sha256": template,
         "data": [relative(path) for path in experiment.data],
         "exclude": [relative(path) for path in experiment.exclude],

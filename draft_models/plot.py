@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from draft_models.checkpoint import write_whole
 from draft_models.errors import ConfigError, DataError
+from draft_models.run_log import LOG
 from draft_models.study import TABLE
-from draft_models.trainer import LOG
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from draft_models.data import read_records
-from draft_models.errors import DataError
+from draft_models.errors import DataError, first_line
 from draft_models.provenance import file_sha256
 from draft_models.template import Message
 
@@ -168,7 +168,7 @@ def _dataset(name: str) -> Iterable[dict[str, Any]]:
     try:
         found: Iterable[dict[str, Any]] = datasets.load_dataset(repository, split=split or "train")
     except (OSError, ValueError) as error:
-        raise DataError(f"{name}: neither a file nor a dataset: {str(error).strip().splitlines()[0]}") from error
+        raise DataError(f"{name}: neither a file nor a dataset: {first_line(error)}") from error
     return found
 
 

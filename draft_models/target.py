@@ -30,7 +30,7 @@ from transformers import (
 
 from draft_models.config import require_supported
 from draft_models.data import Row
-from draft_models.errors import CheckpointError, TargetError
+from draft_models.errors import CheckpointError, TargetError, first_line
 
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 
@@ -247,8 +247,3 @@ def _mapped(path: Path, size: int, dtype: torch.dtype) -> Tensor:
     except OSError as error:
         raise CheckpointError(f"{path}: no room for the feature cache ({error})") from error
     return torch.from_file(str(path), shared=True, size=size, dtype=dtype)
-
-
-def first_line(error: Exception) -> str:
-    """Of its message."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -6,11 +6,10 @@ learning rate and the dropped positions depend on how many batches are done and 
 interrupted and resumed ends with the same bits as one that was not (on a CPU, with as many threads; CUDA's attention
 adds in no fixed order).
 
-Owns the optimiser and the run's directory: state.pt (to resume), log.jsonl, draft/ (the best so far, by measured tau on
-held-out rows, in SGLang's format). Refuses to own data formats, the objective and the terminal.
+Owns the optimiser and the run's directory: state.pt (to resume), the log, draft/ (the best so far, by measured
+tau on held-out rows, in SGLang's format). Refuses to own data formats, the objective and the terminal.
 """
 
-import json
 import math
 import random
 import time
@@ -23,16 +22,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
 
 from draft_models.acceptance import Acceptance
-from draft_models.checkpoint import save_draft, write_text_whole, write_whole
+from draft_models.checkpoint import save_draft, write_whole
 from draft_models.config import TrainConfig
 from draft_models.data import Row, batches, digest
 from draft_models.errors import CheckpointError, ConfigError
 from draft_models.held_out import chain_acceptance
 from draft_models.model import DraftModel, initialise
 from draft_models.objective import Objective, shares
+from draft_models.run_log import Progress, RunLog, Validation
 from draft_models.target import Features, Target
 from draft_models.unroll import Layout
 from draft_models.world import World
@@ -40,38 +45,11 @@ from draft_models.world import World
 FeaturesOf = Callable[[Sequence[int]], tuple[Tensor, Features]]
 """Ids and features of the rows with these indices: a `FeatureCache`, or the target itself."""
 
-STATE, LOG, DRAFT = "state.pt", "log.jsonl", "draft"
+STATE, DRAFT = "state.pt", "draft"
 HELD_TOGETHER = 8
 LENGTHENED = {"patience", "checkpoint_every"}
 """What a resumed run may change."""
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One line of the log."""
-
-    batch: int
-    batches: int
-    tokens: int
-    """Tokens of all batches so far, padding not counted."""
-    loss: float
-    alphas: list[float]
-    """Per step, the share of response tokens that the draft's likeliest token hits, on the batch just trained."""
-    learning_rate: float
-    tokens_per_s: float
-    eta_s: float
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Held-out acceptance of a chain of S steps, and the objective there."""
-
-    batch: int
-    tokens: int
-    loss: float
-    tau: float
-    n_alpha: list[float | None]
 
 
 @dataclass
@@ -119,7 +97,7 @@ class Trainer:
         world: World = World(torch.device("cpu")),  # noqa: B008  frozen
     ) -> None:
         self.draft, self.target, self.config, self.data, self.world = draft, target, config, data, world
-        self.directory, self.provenance = directory, provenance or {}
+        self.directory, self.log, self.provenance = directory, RunLog(directory), provenance or {}
         if data.held_out < 1:
             raise ConfigError("no greedy answers are held out: acceptance cannot be measured; see --held-out")
         if data.training < 1:
@@ -168,7 +146,7 @@ class Trainer:
         state, config = self.run_state, self.config
         started, first_batch, first_token, first_second = time.monotonic(), state.batch, state.tokens, state.seconds
         if self.world.first and state.batch == 0:
-            self._cut_log()
+            self.log.cut(self.run_state.batch)
         end = len(self.plan) if until is None else min(until, len(self.plan))
         while state.batch < end and not self.exhausted:
             loss, alphas = self.step()
@@ -284,7 +262,7 @@ class Trainer:
             options=WHOLE,
         )
         if self.world.first:
-            self._cut_log()
+            self.log.cut(self.run_state.batch)
 
     def _identity(self) -> dict[str, Any]:
         """What has to be equal for a resumed run to be the same run."""
@@ -318,7 +296,7 @@ class Trainer:
             state.worse += 1
             return
         state.best_tau, state.worse = tau, 0
-        weights, _ = get_state_dict(self.objective, self.optimizer, options=WHOLE)
+        weights = get_model_state_dict(self.objective, options=WHOLE)
         if self.world.first:
             tensors: dict[str, Any] = {name.removeprefix("draft."): tensor for name, tensor in weights.items()}
             whole = DraftModel(self.draft.config, tensors["d2t"], tensors["t2d"])
@@ -331,25 +309,9 @@ class Trainer:
         return {"held_out_tau": state.best_tau, "batch": state.batch, "tokens": state.tokens, "hours": hours}
 
     def _log(self, line: Progress | Validation, on_line: Callable[[Progress | Validation], None]) -> None:
-        if not self.world.first:
-            return
-        path, text = self.directory / LOG, json.dumps({"event": type(line).__name__.lower(), **vars(line)}) + "\n"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a") as file:
-                file.write(text)
-        except OSError as error:
-            raise CheckpointError(f"{path}: {error}; --resume goes on from the last saved state") from error
-        on_line(line)
-
-    def _cut_log(self) -> None:
-        """Drop the lines of batches that the state does not have: they will be trained, and logged, again."""
-        path = self.directory / LOG
-        if not path.exists():
-            return
-        whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        kept = [line for line in whole if json.loads(line)["batch"] <= self.run_state.batch]
-        write_text_whole(path, "".join(kept))
+        if self.world.first:
+            self.log.append(line)
+            on_line(line)
 
 
 def learning_rate(batch: int, total: int, config: TrainConfig) -> float:
@@ -363,9 +325,3 @@ def learning_rate(batch: int, total: int, config: TrainConfig) -> float:
 def _seed(*numbers: int) -> int:
     """One seed from several numbers: no two of them alike."""
     return random.Random("/".join(map(str, numbers))).getrandbits(63)  # noqa: S311  not cryptography
-
-
-def count_tokens(rows: Sequence[Row], vocab_size: int) -> Tensor:
-    """How often the target wrote each token, [V]."""
-    written = torch.tensor([token for row in rows for token in row.ids[row.response_start :]], dtype=torch.long)
-    return torch.bincount(written, minlength=vocab_size)

@@ -8,12 +8,21 @@ whether the draft knows it. Draft ids are in the order of the target's ids, so t
 Shapes: V target vocabulary, W draft vocabulary.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from draft_models.data import Row
 from draft_models.errors import ConfigError
 
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def count_tokens(rows: Sequence[Row], vocab_size: int) -> Tensor:
+    """How often the target wrote each token, [V]."""
+    written = torch.tensor([token for row in rows for token in row.ids[row.response_start :]], dtype=torch.long)
+    return torch.bincount(written, minlength=vocab_size)
 
 
 def most_frequent(count_V: Tensor, draft_vocab_size: int) -> Tensor:

@@ -54,14 +54,14 @@ def run(options: argparse.Namespace) -> int:
     settings, device = _settings(options), join(options.device).device
     config = target_config(options.target)
     require_supported(config)
-    draft = load_draft(options.draft, config.num_hidden_layers)
     dtype = getattr(torch, options.dtype)
+    draft = load_draft(options.draft, config.num_hidden_layers).to(device, dtype)
     target = Target.load(options.target, draft.config.taps, dtype).to(device)
     tokenizer = load_tokenizer(options.target)
     prompts = [prompt for path in options.prompts for prompt in read_evaluation(path)[: options.limit]]
     progress, rows = _Progress(len(prompts) * len(settings)), []
     for setting in settings:
-        found = measure(target, draft.to(device, dtype), tokenizer, prompts, setting, progress).rows()
+        found = measure(target, draft, tokenizer, prompts, setting, progress).rows()
         rows += found
         _print_rows(found)
     if options.json:

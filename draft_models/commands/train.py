@@ -16,7 +16,8 @@ from draft_models.commands.text import rates
 from draft_models.config import TrainConfig, sentences
 from draft_models.errors import ConfigError
 from draft_models.experiment import Experiment, open_run
-from draft_models.trainer import DRAFT, Progress, Validation
+from draft_models.run_log import Progress, Validation
+from draft_models.trainer import DRAFT
 from draft_models.world import join, leave
 
 PROGRESS_EVERY_S = 15.0

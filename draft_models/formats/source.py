@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from draft_models.checkpoint import CONFIG, WEIGHTS, read_json
-from draft_models.errors import CheckpointError
+from draft_models.errors import CheckpointError, first_line
 
 PICKLE = "pytorch_model.bin"
 UNPICKLING = (
@@ -110,8 +110,7 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # of an unusual pickle protocol: what cannot be read is an error anyway
             found = torch.load(path, map_location="cpu", weights_only=True)
     except UNPICKLING as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CheckpointError(f"{path}: no PyTorch weights ({reason})") from error
+        raise CheckpointError(f"{path}: no PyTorch weights ({first_line(error)})") from error
     if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
         raise CheckpointError(f"{path}: not a mapping of names to tensors, as `torch.save(model.state_dict())` writes")
     return {str(name): tensor for name, tensor in found.items()}

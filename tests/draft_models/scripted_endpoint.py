@@ -48,8 +48,12 @@ def serve(answer):
 
         def do_POST(self):
             assert self.path == "/v1/chat/completions"
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            self._send(*script.reply(request, dict(self.headers)))
+            length = int(self.headers["Content-Length"])
+            body = self.rfile.read(length)
+            if len(body) < length:  # who gives up leaves in the middle of a question, too
+                self.close_connection = True
+                return
+            self._send(*script.reply(json.loads(body), dict(self.headers)))
 
         def _send(self, status, body):
             data = json.dumps(body).encode()
