@@ -8,18 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from draft_models import vocab
 from draft_models.answers import require_own
+from draft_models.checkpoint import CONFIG, WEIGHTS, load_draft, read_json
 from draft_models.config import DraftConfig, TrainConfig
 from draft_models.data import Row, digest, hold_out, key_digest, read_rows
+from draft_models.errors import ConfigError
+from draft_models.feature_cache import FeatureCache
 from draft_models.model import DraftModel
-from draft_models.provenance import provenance, relative
+from draft_models.provenance import file_sha256, provenance, relative
 from draft_models.selection import overlap_with, without_overlap
-from draft_models.target import FeatureCache, Target, load_tokenizer, target_config, target_digest, template_hash
+from draft_models.target import Target, load_tokenizer, target_config, target_digest, template_hash
 from draft_models.trainer import STATE, Data, FeaturesOf, Trainer
 from draft_models.world import World
+
+DRAFT_VOCAB_SIZE = 8192
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,10 @@ class Experiment:
     """Where features are kept, OUT/features without it."""
     recompute: bool = False
     """Compute features in every epoch instead of keeping them: for large targets on a GPU."""
-    draft_vocab_size: int = 8192
+    init: Path | None = None
+    """A draft to go on from; its taps and its vocabulary stay."""
+    draft_vocab_size: int | None = None
+    """8,192 without it."""
     taps: tuple[int, ...] | None = None
     held_out: int = 64
     share: float = 1.0
@@ -75,24 +84,24 @@ def open_run(experiment: Experiment, world: World) -> tuple[Trainer, Summary]:
     Raises:
         DraftError: the target is not supported, the rows are broken, the saved state belongs to another run...
     """
-    config = DraftConfig.from_target(target_config(experiment.target), experiment.draft_vocab_size, experiment.taps)
+    parent = _parent(experiment)
+    config = parent.config if parent else _config(experiment)
     tokenizer, own_digest = load_tokenizer(experiment.target), target_digest(experiment.target)
     template = template_hash(tokenizer)
     for path in experiment.data:
         require_own(path, own_digest, template)
     rows, left_out = _rows(experiment, config, tokenizer)
     kept, held = hold_out(rows, experiment.held_out)
-    every = [*kept, *held]
-    used = [*_part(kept, experiment.share), *range(len(kept), len(every))]
-    chosen = [every[index] for index in used]
-    training = chosen[: len(chosen) - len(held)]
+    training = _part(kept, experiment.share)
+    chosen = [*training, *held]
     count_V = vocab.count_tokens(training, config.vocab_size)  # noqa: N806
-    t2d_V = vocab.most_frequent(count_V, config.draft_vocab_size)  # noqa: N806
-    summary = Summary(len(training), sum(map(len, training)), len(held), vocab.coverage(count_V, t2d_V), left_out)
+    draft = parent or _fresh(config, vocab.most_frequent(count_V, config.draft_vocab_size))
+    coverage = vocab.coverage(count_V, draft.t2d)
+    summary = Summary(len(training), sum(map(len, training)), len(held), coverage, left_out)
     target = Target.load(experiment.target, config.taps).to(world.device)
-    data = Data(chosen, len(held), _features(experiment, target, every, used))
+    data = Data(chosen, len(held), _features(experiment, target, chosen))
     trainer = Trainer(
-        DraftModel(config, vocab.offsets(t2d_V), t2d_V),
+        draft,
         target,
         experiment.recipe,
         data,
@@ -102,9 +111,46 @@ def open_run(experiment: Experiment, world: World) -> tuple[Trainer, Summary]:
     )
     if experiment.begun:
         trainer.resume()
-    else:
+    elif parent is None:
         trainer.initialise()
     return trainer, summary
+
+
+def _config(experiment: Experiment) -> DraftConfig:
+    size = experiment.draft_vocab_size or DRAFT_VOCAB_SIZE
+    return DraftConfig.from_target(target_config(experiment.target), size, experiment.taps)
+
+
+def _fresh(config: DraftConfig, t2d_V: Tensor) -> DraftModel:  # noqa: N803
+    return DraftModel(config, vocab.offsets(t2d_V), t2d_V)
+
+
+def _parent(experiment: Experiment) -> DraftModel | None:
+    """The draft to go on from.
+
+    Raises:
+        CheckpointError: it is missing or broken.
+        ConfigError: it is another target's, or not what else was asked for.
+    """
+    if experiment.init is None:
+        return None
+    target = target_config(experiment.target)
+    draft = load_draft(experiment.init, target.num_hidden_layers)
+    wanted = {
+        "hidden_size": target.hidden_size,
+        "vocab_size": target.vocab_size,
+        "draft_vocab_size": experiment.draft_vocab_size,
+        "taps": experiment.taps,
+    }
+    found = {name: getattr(draft.config, name) for name in wanted}
+    faults = [
+        f"{name} {found[name]}, not {value}" for name, value in wanted.items() if value not in (None, found[name])
+    ]
+    if faults:
+        raise ConfigError(
+            f"--init {experiment.init}: it has {'; '.join(faults)}; a draft that is gone on with stays so"
+        )
+    return draft
 
 
 def _rows(
@@ -117,18 +163,16 @@ def _rows(
     return rows, tuple(skipped.lines())
 
 
-def _part(rows: Sequence[Row], share: float) -> list[int]:
-    """Indices of a share of the rows: a fair sample, and part of every larger one."""
+def _part(rows: Sequence[Row], share: float) -> list[Row]:
+    """A share of the rows, in their order: a fair sample, and part of every larger one."""
     order = sorted(range(len(rows)), key=lambda index: key_digest(rows[index].key))
-    return sorted(order[: max(1, round(share * len(rows)))])
+    return [rows[index] for index in sorted(order[: max(1, round(share * len(rows)))])]
 
 
-def _features(experiment: Experiment, target: Target, rows: Sequence[Row], used: Sequence[int]) -> FeaturesOf:
-    """Features of the rows with the indices `used`, of one cache for all of them."""
+def _features(experiment: Experiment, target: Target, rows: Sequence[Row]) -> FeaturesOf:
     if experiment.recompute:
-        return lambda indices: target.features_of([rows[used[index]] for index in indices])
-    cache = FeatureCache(target, rows, experiment.cache or experiment.out / "features", digest(rows))
-    return lambda indices: cache([used[index] for index in indices])
+        return lambda indices: target.features_of([rows[index] for index in indices])
+    return FeatureCache(target, rows, experiment.cache or experiment.out / "features")
 
 
 def _origin(
@@ -145,4 +189,10 @@ def _origin(
         "training_tokens": summary.tokens,
         "vocab_coverage": summary.coverage,
         "recipe": experiment.recipe.model_dump(),
+        **({"init": _lineage(experiment.init)} if experiment.init else {}),
     }
+
+
+def _lineage(draft: Path) -> dict[str, Any]:
+    """Which draft was gone on from, and where that one came from."""
+    return {"weights_sha256": file_sha256(draft / WEIGHTS), **read_json(draft / CONFIG).get("aerie", {})}

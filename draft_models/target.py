@@ -1,5 +1,5 @@
 # ruff: noqa: N803, N806, N815  shape suffixes
-"""The frozen target: its features for training, its cached decoding for evaluation, and a cache of the former.
+"""The frozen target: its features for training, its cached decoding for evaluation.
 
 The tapped hidden states feed the draft; the final (normed) hidden state times the head gives the distribution the draft
 is judged by. Owns everything that touches the Hugging Face model; refuses to own any weight of the draft.
@@ -9,8 +9,6 @@ V vocabulary.
 """
 
 import hashlib
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +28,7 @@ from transformers import (
 
 from draft_models.config import require_supported
 from draft_models.data import Row
-from draft_models.errors import CheckpointError, TargetError, first_line
+from draft_models.errors import TargetError, first_line
 
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 
@@ -118,52 +116,6 @@ class Target:
         return torch.cat([hidden_states[tap] for tap in self.taps], dim=-1)
 
 
-class FeatureCache:
-    """Features of training rows on disk, each computed when first asked for: 4.6 KB a token for SmolLM2-135M.
-
-    A row's bits depend on the batch it was first computed in (bf16 kernels differ by shape), so a resumed run repeats
-    the uninterrupted one exactly only while the cache is kept.
-    """
-
-    def __init__(self, target: Target, rows: Sequence[Row], directory: Path, rows_digest: str) -> None:
-        self.target, self.rows = target, rows
-        hidden_size, dtype = target.embed_VD.shape[1], target.embed_VD.dtype
-        self.features = len(target.taps) * hidden_size
-        self.starts = [0]
-        for row in rows:
-            self.starts.append(self.starts[-1] + len(row))
-        tokens = self.starts[-1]
-        identity = json.dumps([target.digest, list(target.taps), str(dtype), rows_digest])
-        home = directory / hashlib.sha256(identity.encode()).hexdigest()[:16]
-        width = self.features + hidden_size
-        self.hidden_MK = _mapped(home / "hidden", tokens * width, dtype).view(tokens, width)
-        self.likeliest_M = _mapped(home / "likeliest", tokens, torch.int32)
-        self.ready = _mapped(home / "ready", len(rows), torch.bool)
-
-    def __call__(self, indices: Sequence[int]) -> tuple[Tensor, Features]:
-        """ids_BT, padded with 0, and the features of these rows; what lies beyond a row's end is zero."""
-        ids_BT = padded([self.rows[index].ids for index in indices])
-        if not all(bool(self.ready[index]) for index in indices):
-            self._compute(indices)
-        hidden_BTK = self.hidden_MK.new_zeros(*ids_BT.shape, self.hidden_MK.shape[1])
-        likeliest_BT = torch.zeros_like(ids_BT)
-        for row, index in enumerate(indices):
-            span = slice(self.starts[index], self.starts[index + 1])
-            hidden_BTK[row, : len(self.rows[index])] = self.hidden_MK[span]
-            likeliest_BT[row, : len(self.rows[index])] = self.likeliest_M[span]
-        taps_BTF, final_BTD = hidden_BTK[..., : self.features], hidden_BTK[..., self.features :]
-        return ids_BT, Features(taps_BTF, final_BTD, likeliest_BT)
-
-    def _compute(self, indices: Sequence[int]) -> None:
-        _, found = self.target.features_of([self.rows[index] for index in indices])
-        for row, index in enumerate(indices):
-            span, length = slice(self.starts[index], self.starts[index + 1]), len(self.rows[index])
-            self.hidden_MK[span, : self.features] = found.taps_BTF[row, :length]
-            self.hidden_MK[span, self.features :] = found.final_BTD[row, :length]
-            self.likeliest_M[span] = found.likeliest_BT[row, :length].int()
-            self.ready[index] = True
-
-
 def padded(rows: Sequence[Sequence[int]]) -> Tensor:
     """Rows of ids padded on the right with 0, [B, T]."""
     ids_BT = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
@@ -234,16 +186,3 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Stored with a draft: a draft trained under another template is a bad draft, and nothing else would say so."""
     return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
-
-
-def _mapped(path: Path, size: int, dtype: torch.dtype) -> Tensor:
-    """A file as a tensor: zeros when new."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            missing = size * dtype.itemsize - file.tell()
-            if missing > 0:
-                os.posix_fallocate(file.fileno(), file.tell(), missing)
-    except OSError as error:
-        raise CheckpointError(f"{path}: no room for the feature cache ({error})") from error
-    return torch.from_file(str(path), shared=True, size=size, dtype=dtype)

@@ -273,6 +273,7 @@ class Trainer:
             "rows": digest(self.data.rows),
             "training": self.data.training,
             "processes": self.world.size,
+            "init": self.provenance.get("init", {}).get("weights_sha256"),
         }
 
     def _batch(self, indices: Sequence[int]) -> tuple[Tensor, Features]:

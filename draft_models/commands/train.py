@@ -15,7 +15,7 @@ from draft_models.commands.options import positive, taps
 from draft_models.commands.text import rates
 from draft_models.config import TrainConfig, sentences
 from draft_models.errors import ConfigError
-from draft_models.experiment import Experiment, open_run
+from draft_models.experiment import DRAFT_VOCAB_SIZE, Experiment, open_run
 from draft_models.run_log import Progress, Validation
 from draft_models.trainer import DRAFT
 from draft_models.world import join, leave
@@ -28,6 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Of `aerie-draft train`."""
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run: state, log, best draft")
     parser.add_argument("--resume", action="store_true", help="go on from OUT's last saved state")
+    parser.add_argument("--init", type=Path, metavar="DRAFT", help="a draft to go on from (random weights)")
     parser.add_argument("--taps", type=taps, metavar="L,M,H", help="hidden_states indices (2, n/2, n-3)")
     add_run_options(parser)
 
@@ -41,7 +42,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, metavar="DIR", help="the target's features (OUT/features)")
     parser.add_argument("--recompute", action="store_true", help="compute features every epoch, keep none on disk")
     parser.add_argument(
-        "--draft-vocab-size", type=positive, default=8192, metavar="N", help="tokens the draft can propose"
+        "--draft-vocab-size", type=positive, metavar="N", help=f"tokens the draft can propose ({DRAFT_VOCAB_SIZE})"
     )
     parser.add_argument(
         "--held-out", type=positive, default=64, metavar="N", help="greedy answers to measure tau on (64)"
@@ -72,7 +73,7 @@ def recipe_of(options: argparse.Namespace) -> TrainConfig:
 
 def run(options: argparse.Namespace) -> int:
     """Exit status 0, or a DraftError."""
-    experiment = experiment_of(options, options.out, taps=options.taps)
+    experiment = experiment_of(options, options.out, taps=options.taps, init=options.init)
     if not options.resume and experiment.begun:
         raise ConfigError(f"{options.out}: holds a run; --resume goes on with it, another --out starts a new one")
     if options.resume and not experiment.begun:

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import torch
 
 from draft_models import cli
 from draft_models.checkpoint import load_draft
+from draft_models.provenance import file_sha256
 from tests.draft_models import tiny
 
 
@@ -40,6 +42,34 @@ def test_a_run_is_never_overwritten_but_resumed(home, trained, capsys):
     assert train(home, trained, "--resume") == 0
     assert train(home, trained, "--resume", "--learning-rate", "0.5") == 1
     assert "learning_rate was 0.001, is 0.5" in capsys.readouterr().err
+
+
+def test_a_draft_is_gone_on_with_and_its_descendant_says_so(home, trained, tmp_path, capsys):
+    parent, out = trained / "draft", tmp_path / "run"
+    assert train(home, out, "--init", parent, "--learning-rate", "1e-9") == 0
+    before, after = (load_draft(directory, 4).state_dict() for directory in (parent, out / "draft"))
+    for name, tensor in before.items():
+        assert torch.allclose(tensor.float(), after[name].float(), atol=1e-5), name
+    first, second = (
+        json.loads((directory / "config.json").read_text())["aerie"] for directory in (parent, out / "draft")
+    )
+    assert second["init"]["weights_sha256"] == file_sha256(parent / "model.safetensors")
+    assert second["init"]["rows_sha256"] == first["rows_sha256"]
+    assert train(home, out, "--init", parent, "--learning-rate", "1e-9", "--resume") == 0
+    assert train(home, out, "--learning-rate", "1e-9", "--resume") == 1
+    assert "init was" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("--taps", "1,2,4"), "it has taps (1, 2, 3), not (1, 2, 4)"),
+        (("--draft-vocab-size", "39"), "it has draft_vocab_size 40, not 39"),
+    ],
+)
+def test_training_on_does_not_change_what_a_draft_is(home, trained, tmp_path, capsys, change, reason):
+    assert train(home, tmp_path / "run", "--init", trained / "draft", *change) == 1
+    assert reason in capsys.readouterr().err
 
 
 def test_what_was_trained_can_be_measured(home, trained, capsys):

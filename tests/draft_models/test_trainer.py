@@ -11,7 +11,7 @@ from draft_models.config import TrainConfig
 from draft_models.data import Row
 from draft_models.decode import decode, decode_plain
 from draft_models.errors import CheckpointError, ConfigError
-from draft_models.target import FeatureCache, padded
+from draft_models.target import padded
 from draft_models.trainer import Data, Trainer, learning_rate
 from draft_models.tree import TreeShape
 from tests.draft_models import tiny
@@ -129,19 +129,6 @@ def test_the_best_draft_by_measured_tau_is_kept_with_its_provenance(target, tmp_
     assert best["held_out_tau"] == max(line["tau"] for line in measured) == run.run_state.best_tau
     assert best["data"] == "tiny"
     load_draft(tmp_path / "draft", 4)
-
-
-def test_cached_features_are_the_computed_ones_and_survive(target, tmp_path):
-    rows = tiny.rows(5)
-    _, first = FeatureCache(target, rows, tmp_path, "d")([0, 3])
-    _, computed = target.features_of([rows[0], rows[3]])
-    for row, index in enumerate((0, 3)):
-        length = len(rows[index])
-        assert torch.equal(first.taps_BTF[row, :length], computed.taps_BTF[row, :length])
-        assert torch.equal(first.likeliest_BT[row, :length], computed.likeliest_BT[row, :length])
-    again = FeatureCache(target, rows, tmp_path, "d")
-    again._compute = None  # nothing is computed twice
-    assert torch.equal(again([3])[1].final_BTD, first.final_BTD[1:, : len(rows[3])])
 
 
 def test_no_gradient_reaches_the_target(target, tmp_path):
