@@ -3,7 +3,7 @@
 
 Owns the arithmetic, once, for training, evaluation and reports. Refuses to own models.
 
-Shapes: P prompts, R resamples of them, N values of n.
+Shapes: P prompts, R resamples of them, N values of n, T tasks.
 """
 
 import math
@@ -61,16 +61,27 @@ class Acceptance:
 
 def tau_interval(per_prompt: Sequence[Acceptance], seed: int = 0) -> Interval | None:
     """Confidence interval of tau; None for fewer than two prompts."""
-    correct_P1 = torch.tensor([[prompt.correct_drafts] for prompt in per_prompt])
-    passes_P1 = torch.tensor([[prompt.verify_passes] for prompt in per_prompt])
-    (interval,) = _ratio_intervals(correct_P1, passes_P1, seed)
-    return interval and (1 + interval[0], 1 + interval[1])
+    return mean_tau_interval([per_prompt], seed)
+
+
+def mean_tau_interval(tasks: Sequence[Sequence[Acceptance]], seed: int = 0) -> Interval | None:
+    """Confidence interval of the tasks' mean tau, each task's prompts resampled on their own.
+
+    None where a task has fewer than two prompts.
+    """
+    if min(map(len, tasks)) < 2:
+        return None
+    taus_RT = torch.cat([_resampled_taus(task, seed + index) for index, task in enumerate(tasks)], dim=1)
+    (interval,) = _intervals(taus_RT.mean(1, keepdim=True))
+    return interval
 
 
 def alpha_intervals(per_prompt: Sequence[Acceptance], depth: int, seed: int = 0) -> list[Interval | None]:
     """Confidence intervals of n-alpha for n < depth; None for fewer than two prompts, or where n is never reached."""
+    if len(per_prompt) < 2:
+        return [None] * depth
     reached_PN = torch.tensor([prompt.reached(depth) for prompt in per_prompt])
-    return _ratio_intervals(reached_PN[:, 1:], reached_PN[:, :-1], seed)
+    return _intervals(_resampled(reached_PN[:, 1:], reached_PN[:, :-1], seed))
 
 
 def walk(leading: Sequence[int], start: int, stop: int) -> list[int]:
@@ -89,17 +100,25 @@ def walk(leading: Sequence[int], start: int, stop: int) -> list[int]:
     return correct
 
 
-def _ratio_intervals(part_PN: Tensor, whole_PN: Tensor, seed: int) -> list[Interval | None]:
-    """Of sum(part) / sum(whole), for each of N columns.
+def _resampled_taus(per_prompt: Sequence[Acceptance], seed: int) -> Tensor:
+    """[R, 1]"""
+    correct_P1 = torch.tensor([[prompt.correct_drafts] for prompt in per_prompt])
+    passes_P1 = torch.tensor([[prompt.verify_passes] for prompt in per_prompt])
+    return 1 + _resampled(correct_P1, passes_P1, seed)
 
-    Percentile bootstrap over prompts, not over cycles: those of one prompt are not independent. Samples in which a
-    column is never reached say nothing about it and are left out.
+
+def _resampled(part_PN: Tensor, whole_PN: Tensor, seed: int) -> Tensor:
+    """sum(part) / sum(whole) of every sample, [R, N]; nan where a column is never reached.
+
+    Prompts are drawn, not cycles: those of one prompt are not independent.
     """
-    prompts, columns = part_PN.shape
-    if prompts < 2:
-        return [None] * columns
+    prompts = len(part_PN)
     drawn_RP = torch.randint(prompts, (RESAMPLES, prompts), generator=torch.Generator().manual_seed(seed))
-    ratio_RN = part_PN[drawn_RP].sum(1).double() / whole_PN[drawn_RP].sum(1)
+    return part_PN[drawn_RP].sum(1).double() / whole_PN[drawn_RP].sum(1)
+
+
+def _intervals(sample_RN: Tensor) -> list[Interval | None]:
+    """Percentiles of each of N columns; samples that say nothing about a column are left out."""
     tail = (1 - LEVEL) / 2
-    low_high_2N = ratio_RN.nanquantile(torch.tensor([tail, 1 - tail], dtype=torch.double), dim=0)
+    low_high_2N = sample_RN.nanquantile(torch.tensor([tail, 1 - tail], dtype=torch.double), dim=0)
     return [None if math.isnan(low) else (low, high) for low, high in low_high_2N.T.tolist()]

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from draft_models.acceptance import Acceptance, alpha_intervals, tau_interval
+from draft_models.acceptance import Acceptance, alpha_intervals, mean_tau_interval, tau_interval
 from draft_models.decode import decode
 from draft_models.errors import ConfigError, DataError
 from draft_models.model import DraftModel
@@ -89,6 +89,9 @@ class Report:
             "task": "mean",
             "prompt_tokens": ALL,
             "tau": sum(row["tau"] for row in tasks) / len(tasks),
+            "tau_interval": mean_tau_interval(
+                [[one.acceptance for one in found] for found in by_task.values()], self.setting.seed
+            ),
         }
         return [*tasks, *lengths, self._row(ALL, ALL, self.measured), mean]
 

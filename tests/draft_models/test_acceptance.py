@@ -2,7 +2,7 @@
 
 import pytest
 
-from draft_models.acceptance import Acceptance, alpha_intervals, tau_interval, walk
+from draft_models.acceptance import Acceptance, alpha_intervals, mean_tau_interval, tau_interval, walk
 
 
 def test_tau_is_one_plus_correct_drafts_per_verify_pass():
@@ -26,6 +26,15 @@ def test_the_interval_holds_tau_and_narrows_with_prompts():
     narrow = tau_interval(few * 25)
     assert narrow[1] - narrow[0] < high - low
     assert tau_interval([Acceptance.of([1])] * 3) == pytest.approx((2, 2))
+
+
+def test_the_interval_of_a_mean_over_tasks_knows_how_much_each_task_varies():
+    certain, varied = [Acceptance.of([2])] * 20, [Acceptance.of([count % 4]) for count in range(20)]
+    low, high = mean_tau_interval([certain, varied])
+    alone = tau_interval(varied)
+    assert low < (3 + 2.5) / 2 < high
+    assert high - low == pytest.approx((alone[1] - alone[0]) / 2, rel=0.1)
+    assert mean_tau_interval([certain, certain[:1]]) is None
 
 
 def test_an_interval_of_n_alpha_is_there_where_n_was_reached():

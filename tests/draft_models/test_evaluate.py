@@ -53,6 +53,7 @@ def test_every_tree_is_reported_by_task_by_prompt_length_and_together(report):
         ]
         assert [row.get("prompts") for row in rows] == [2, 2, 3, 1, 4, None]
         assert rows[-1]["tau"] == pytest.approx((rows[0]["tau"] + rows[1]["tau"]) / 2)
+        assert rows[-1]["tau_interval"][0] <= rows[-1]["tau"] <= rows[-1]["tau_interval"][1]
         together = rows[-2]
         assert together["tau"] == 1 + together["correct_drafts"] / together["verify_passes"]
         assert together["tau_interval"][0] <= together["tau"] <= together["tau_interval"][1]
