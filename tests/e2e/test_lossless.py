@@ -169,6 +169,16 @@ def test_sampled_output_has_the_targets_distribution(tree: Server, plain: Answer
         assert p_value([one[:length] for one in ours], [one[:length] for one in plain.draws[how]]) > 0.001
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Beside a server every parallel region waits for a core: with two threads a cycle took seconds."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("tree", ["tree 3/4/8"], indirect=True)
 def test_the_reference_decoder_accepts_what_sglang_accepts(tree: Server, request: pytest.FixtureRequest) -> None:
     """Same draft, prompts and tree: the text is the same, and the acceptance length within 3%."""

@@ -1,0 +1,294 @@
+"""Which pool serves a request: the one that speculates, or the baseline, the same target without a draft.
+
+Owns the mode a client asks for by header, the order of the rules (`decide`, a pure function) and the throttle that
+says whether speculation pays at today's load. Refuses to own pools and the choice of a replica, the request's shape
+and the metrics: whoever calls brings facts and counts `reason`. SGLang cannot turn speculation off for one request,
+so a choice per request is a choice of the pool (sgl-project/sglang#9319, #30263).
+
+`off` and `on` are not mirror images. Who sends `off` measures, or works around a bug: speculation never serves it, and
+without a baseline pool it is refused, since a silent "on" would falsify the one and undo the other. Who sends `on`
+wants speed: it overrules every rule about what pays, not those that protect the runtime, and where nothing can
+speculate, a plain answer now beats a 503. What an operator set as a key's default gives way to availability.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from service.gateway.errors import InvalidRequest
+
+MODE_HEADER = "x-aerie-speculation"
+POOL_HEADER = "x-aerie-pool"
+
+BYTES_PER_TOKEN = 4
+"""Measured with SmolLM2's tokenizer on whole bodies: 3.5 to 4.9 for prose, problems and code, 2.3 for dense JSON."""
+
+
+class Mode(StrEnum):
+    """What is asked for: by the header, else by the key's default."""
+
+    ON = "on"
+    OFF = "off"
+    AUTO = "auto"
+
+
+class Kind(StrEnum):
+    """A kind of pool."""
+
+    SPECULATIVE = "speculative"
+    BASELINE = "baseline"
+
+    @property
+    def other(self) -> "Kind":
+        """The other one."""
+        return Kind.BASELINE if self is Kind.SPECULATIVE else Kind.SPECULATIVE
+
+
+class Reason(StrEnum):
+    """Why a request went where it went: a closed set, fit for a label."""
+
+    ASKED_OFF = "asked_off"
+    GRAMMAR = "grammar"
+    LOGPROBS = "logprobs"
+    ONLY_POOL = "only_pool"
+    ASKED_ON = "asked_on"
+    KEY_OFF = "key_off"
+    KEY_ON = "key_on"
+    BASELINE_BUSY = "baseline_busy"
+    LONG_PROMPT = "long_prompt"
+    SHORT_ANSWER = "short_answer"
+    TEMPERATURE = "temperature"
+    BATCH_SIZE = "batch_size"
+    SHARE = "share"
+    DEFAULT = "default"
+    FAILOVER = "failover"
+
+
+BINDING = frozenset({Reason.ASKED_OFF, Reason.GRAMMAR, Reason.LOGPROBS, Reason.ONLY_POOL, Reason.FAILOVER})
+"""Decisions that no other pool may serve: promised, unsafe elsewhere, or there is no other."""
+
+_REFUSALS = {
+    Reason.ASKED_OFF: (MODE_HEADER, "off needs a pool without speculation; leave the header out"),
+    Reason.GRAMMAR: ("response_format", "constrained answers are set to be served without speculation"),
+    Reason.LOGPROBS: ("logprobs", "logprobs are set to be served without speculation"),
+}
+
+
+class BatchSizeLimits(BaseModel, frozen=True, strict=True, extra="forbid", allow_inf_nan=False):
+    """Between which batch sizes speculation pays. SGLang's own adaptive depth stops drafting at 64, too."""
+
+    off_above: float = Field(default=64, gt=0, description="Speculation stops above this batch size.")
+    on_below: float = Field(default=32, gt=0, description="It starts again below this one.")
+    dwell_s: float = Field(default=30, ge=0, description="No switch sooner than this after the one before.")
+
+    @model_validator(mode="after")
+    def _leaves_a_gap(self) -> Self:
+        if self.off_above <= self.on_below:
+            raise ValueError(
+                f"off_above: {self.off_above:g} must be greater than on_below={self.on_below:g}: a batch size between "
+                f"them switches nothing; use on_below={self.off_above / 2:g}"
+            )
+        return self
+
+
+class PolicyConfig(BaseModel, frozen=True, strict=True, extra="forbid", allow_inf_nan=False):
+    """When the baseline serves what nobody decided by header or key. None: no limit."""
+
+    baseline_share: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="Share of the requests that would speculate which the baseline serves: measures the live speedup.",
+    )
+    batch_size: BatchSizeLimits = BatchSizeLimits()
+    max_prompt_tokens: int | None = Field(
+        default=None, ge=1, description="Estimated; acceptance falls behind the draft's training length."
+    )
+    min_answer_tokens: int | None = Field(
+        default=None, ge=1, description="A max_tokens below this leaves too little to draft."
+    )
+    max_temperature: float | None = Field(default=None, ge=0, le=2, description="Acceptance falls as it rises.")
+    grammar: Annotated[Kind, Field(strict=False)] = Field(
+        default=Kind.SPECULATIVE, description="Pool of constrained answers; baseline protects runtimes that crash."
+    )
+    logprobs: Annotated[Kind, Field(strict=False)] = Field(
+        default=Kind.SPECULATIVE, description="Pool of requests with logprobs; baseline protects runtimes that crash."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """What a decision reads of a request. `draw` is uniform in [0, 1): the caller's dice, never the client's."""
+
+    draw: float
+    asked: Mode | None = None
+    key_mode: Mode = Mode.AUTO
+    prompt_tokens: int = 0
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    needs_grammar: bool = False
+    needs_logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLoad:
+    """A pool now: replicas that take requests (ready, breaker closed) and the requests running on these."""
+
+    replicas: int
+    running: int
+
+    @property
+    def batch_size(self) -> float:
+        """Per replica; a pool without any counts as one."""
+        return self.running / max(1, self.replicas)
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """The pools now; None: this gateway has no such pool. `speculation_pays` is the throttle's."""
+
+    speculative: PoolLoad | None
+    baseline: PoolLoad | None
+    speculation_pays: bool = True
+
+    def available(self, kind: Kind) -> bool:
+        """Whether a replica of this kind takes requests."""
+        load = self.speculative if kind is Kind.SPECULATIVE else self.baseline
+        return load is not None and load.replicas > 0
+
+    def baseline_is_busy(self, limit: float) -> bool:
+        """Over the limit and busier than the other pool: more requests there would cost more than speculation does."""
+        if self.speculative is None or self.baseline is None:
+            return False
+        return self.baseline.batch_size > max(limit, self.speculative.batch_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A pool and why."""
+
+    kind: Kind
+    reason: Reason
+
+    @property
+    def fallback(self) -> bool:
+        """Whether the other kind may serve when no replica of this one can."""
+        return self.reason not in BINDING
+
+    @property
+    def header(self) -> str:
+        """The value of `x-aerie-pool` on the answer."""
+        return f"{self.kind}; reason={self.reason}"
+
+    def failover(self) -> "Decision":
+        """The other kind, because this one cannot serve; only where `fallback` allows it."""
+        assert self.fallback
+        return Decision(self.kind.other, Reason.FAILOVER)
+
+
+def decide(request: RequestFacts, live: Live, config: PolicyConfig) -> Decision:
+    """The pool for a request: what the rules prefer, or the other where that one is down and nothing forbids it."""
+    preferred = _preferred(request, live, config)
+    can_move = preferred.fallback and not live.available(preferred.kind) and live.available(preferred.kind.other)
+    return preferred.failover() if can_move else preferred
+
+
+def _preferred(request: RequestFacts, live: Live, config: PolicyConfig) -> Decision:
+    """The first rule that holds. The share comes last, so that both of its arms are drawn from the same requests."""
+    mode = request.asked or request.key_mode
+    rules = (
+        # promises, and what protects the runtime
+        (request.asked is Mode.OFF, Kind.BASELINE, Reason.ASKED_OFF),
+        (request.needs_grammar and config.grammar is Kind.BASELINE, Kind.BASELINE, Reason.GRAMMAR),
+        (request.needs_logprobs and config.logprobs is Kind.BASELINE, Kind.BASELINE, Reason.LOGPROBS),
+        (live.baseline is None, Kind.SPECULATIVE, Reason.ONLY_POOL),
+        (live.speculative is None, Kind.BASELINE, Reason.ONLY_POOL),
+        # what somebody chose
+        (request.asked is Mode.ON, Kind.SPECULATIVE, Reason.ASKED_ON),
+        (mode is Mode.OFF, Kind.BASELINE, Reason.KEY_OFF),
+        (mode is Mode.ON, Kind.SPECULATIVE, Reason.KEY_ON),
+        # what pays
+        (live.baseline_is_busy(config.batch_size.off_above), Kind.SPECULATIVE, Reason.BASELINE_BUSY),
+        (_above(request.prompt_tokens, config.max_prompt_tokens), Kind.BASELINE, Reason.LONG_PROMPT),
+        (_above(config.min_answer_tokens, request.max_tokens), Kind.BASELINE, Reason.SHORT_ANSWER),
+        (_above(request.temperature, config.max_temperature), Kind.BASELINE, Reason.TEMPERATURE),
+        (not live.speculation_pays, Kind.BASELINE, Reason.BATCH_SIZE),
+        (request.draw < config.baseline_share, Kind.BASELINE, Reason.SHARE),
+        (True, Kind.SPECULATIVE, Reason.DEFAULT),
+    )
+    return next(Decision(kind, reason) for holds, kind, reason in rules if holds)
+
+
+def _above(value: float | None, limit: float | None) -> bool:
+    return value is not None and limit is not None and value > limit
+
+
+def check_pool(decision: Decision, live: Live) -> None:
+    """Whether this gateway has what a binding decision needs; a pool that is merely down is a 503, and not told here.
+
+    Raises:
+        InvalidRequest: only a baseline pool may serve this request, and there is none.
+    """
+    if live.baseline is None and decision.kind is Kind.BASELINE:
+        param, sentence = _REFUSALS[decision.reason]
+        message = f"{param}: {sentence}. This gateway has no such pool."
+        raise InvalidRequest(message, param=param, code="no_baseline_pool")
+
+
+def parse_mode(value: str | None) -> Mode | None:
+    """The mode of an `x-aerie-speculation` header; None where it was not sent.
+
+    Raises:
+        InvalidRequest: anything but on, off and auto.
+    """
+    if value is None:
+        return None
+    try:
+        return Mode(value)
+    except ValueError:
+        message = f"{MODE_HEADER}: must be on, off or auto, not {value[:50]!r}."
+        raise InvalidRequest(message, param=MODE_HEADER, code="invalid_value") from None
+
+
+def estimate_prompt_tokens(body_bytes: int, prompts: int = 1) -> int:
+    """Tokens per prompt, from the size of the body that goes upstream: no text is read.
+
+    The JSON around a message stands for what the chat template puts there. A byte-level tokenizer makes at most one
+    token of a byte, so the truth is at most 4 times this (digits: 3.6 times; prose and code: within a quarter).
+    """
+    return -(-body_bytes // (BYTES_PER_TOKEN * prompts))
+
+
+class Throttle:
+    """Turns a batch size that moves all the time into "does speculation pay" that seldom does.
+
+    Two thresholds and a dwell time: a dynamic limit without hysteresis collapsed throughput (vllm-project/vllm#49548).
+    """
+
+    def __init__(self, limits: BatchSizeLimits, clock: Callable[[], float] = time.monotonic) -> None:
+        self.speculation_pays = True
+        self.switches = 0
+        self._limits = limits
+        self._clock = clock
+        self._switched_s = float("-inf")
+
+    def update(self, speculative: PoolLoad, baseline: PoolLoad) -> bool:
+        """Take the loads of now; whether speculation pays.
+
+        Judges the batch size if the speculative pool served everything: its own would fall as soon as requests are
+        sent elsewhere, and call them back.
+        """
+        batch_size = PoolLoad(speculative.replicas, speculative.running + baseline.running).batch_size
+        past_threshold = (
+            batch_size > self._limits.off_above if self.speculation_pays else batch_size < self._limits.on_below
+        )
+        now_s = self._clock()
+        if past_threshold and now_s - self._switched_s >= self._limits.dwell_s:
+            self.speculation_pays = not self.speculation_pays
+            self._switched_s = now_s
+            self.switches += 1
+        return self.speculation_pays
