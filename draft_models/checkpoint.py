@@ -131,13 +131,17 @@ def compare(expected: dict[str, torch.Size], found: dict[str, torch.Size]) -> li
     return missing + unknown + shapes
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], None], *, durable: bool = True) -> None:
     """`write_all_whole`, of one file."""
-    write_all_whole({path: write})
+    write_all_whole({path: write}, durable=durable)
 
 
-def write_all_whole(writes: Mapping[Path, Callable[[Path], None]]) -> None:
+def write_all_whole(writes: Mapping[Path, Callable[[Path], None]], *, durable: bool = True) -> None:
     """Call each with a temporary path beside its own, and move them into place once all of them are on the disk.
+
+    Args:
+        writes: what writes each file.
+        durable: wait for the disk. What can be made again need not; then a power failure may leave a broken file.
 
     Raises:
         CheckpointError: one could not be written (a full disk); the old files are untouched.
@@ -147,8 +151,9 @@ def write_all_whole(writes: Mapping[Path, Callable[[Path], None]]) -> None:
         for path, write in writes.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             write(temporaries[path])
-            with temporaries[path].open("rb") as file:
-                os.fsync(file.fileno())
+            if durable:
+                with temporaries[path].open("rb") as file:
+                    os.fsync(file.fileno())
         for path, temporary in temporaries.items():
             temporary.replace(path)
     except (OSError, SafetensorError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError

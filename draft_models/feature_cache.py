@@ -61,7 +61,7 @@ class FeatureCache:
             length = len(self.rows[index])
             parts = (features.taps_BTF, features.final_BTD, features.likeliest_BT.int())
             tensors = {name: part[row, :length].cpu().contiguous() for name, part in zip(NAMES, parts, strict=True)}
-            write_whole(self.paths[index], partial(save_file, tensors))
+            write_whole(self.paths[index], partial(save_file, tensors), durable=False)
             computed[index] = tensors
         return computed
 

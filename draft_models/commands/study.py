@@ -29,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exit status 0, or a DraftError."""
     base, layers = experiment_of(options, options.out), target_config(options.target).num_hidden_layers
-    world, rows = join(options.device), []
+    origin, world, rows = provenance(), join(options.device), []
     if world.size > 1:
         raise ConfigError("a study trains in one process; run its variants with `aerie-draft train` on several")
     for variant in STUDIES[options.study]:
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"{variant.name}: {summary}", flush=True)
         trainer.run(Printer())
         rows.append(row(variant, trainer, options.depth))
-    write_table(options.out / TABLE, options.study, provenance(), rows)
+    write_table(options.out / TABLE, options.study, origin, rows)
     for found in rows:
         print(f"{found['variant']:24} tau {found['held_out_tau']:.3f}  n-alpha {rates(found['n_alpha'])}")
     return 0
