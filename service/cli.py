@@ -1,4 +1,4 @@
-"""The `aerie` command: `up`, `gateway`, `runtime`, `check`.
+"""The `aerie` command: `up`, `gateway`, `runtime`, `check`, `key`.
 
 Owns the command line and the exit status: 0 for a stop that was asked for, 1 for a failure (one line says which), 2 for
 wrong arguments. Everything else is in the parts.
@@ -14,6 +14,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from service.gateway.keys import mint
+from service.gateway.reload import InvalidFiles
 from service.gateway.server import serve
 from service.gateway.settings import Settings
 from service.runtime import model_source, preflight, profiles
@@ -23,7 +25,14 @@ from service.runtime.cpu.build import BuildError
 from service.speculation import TREE_NUMBERS, Algorithm
 from service.up import Stack, prepare, run, run_runtime
 
-FAILURES = (ChildError, BuildError, profiles.ProfileError, preflight.PreflightError, model_source.ModelError)
+FAILURES = (
+    InvalidFiles,
+    ChildError,
+    BuildError,
+    profiles.ProfileError,
+    preflight.PreflightError,
+    model_source.ModelError,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,13 +65,25 @@ def runtime(options: argparse.Namespace) -> int:
 
 def gateway(options: argparse.Namespace) -> int:
     """The gateway alone, in front of a runtime that runs already."""
-    given = {name: getattr(options, name) for name in ("host", "port", "upstream")}
+    given = {name: getattr(options, name) for name in ("host", "port", "upstream", "config", "keys")}
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         print(f"aerie: {'; '.join(profiles.sentences(error))}", file=sys.stderr)
         return 1
     serve(settings)
+    return 0
+
+
+def key(options: argparse.Namespace) -> int:
+    """A new API key: shown once, with the entry that goes under `keys:` in the key file."""
+    try:
+        minted = mint(options.id)
+    except ValidationError as error:
+        print(f"aerie: {'; '.join(profiles.sentences(error))}", file=sys.stderr)
+        return 1
+    print(f"# the key, kept nowhere else: {minted.key}", file=sys.stderr)
+    print(minted.entry, end="")
     return 0
 
 
@@ -95,13 +116,20 @@ def _parser() -> argparse.ArgumentParser:
         (gateway, [address]),
         (runtime, [settings]),
         (check, [settings]),
+        (key, []),
     ):
         subparser = commands.add_parser(
             command.__name__, parents=parents, help=command.__doc__, description=command.__doc__
         )
         subparser.set_defaults(command=command)
         if command is gateway:
-            subparser.add_argument("--upstream", metavar="URL", help="the runtime (http://127.0.0.1:30000)")
+            subparser.add_argument(
+                "--upstream", action="append", metavar="URL", help="a runtime, once for each (http://127.0.0.1:30000)"
+            )
+            subparser.add_argument("--config", metavar="FILE", help="YAML: pools, policy, queue; instead of --upstream")
+            subparser.add_argument("--keys", metavar="FILE", help="YAML: API keys; without it everyone may ask")
+        if command is key:
+            subparser.add_argument("--id", required=True, metavar="NAME", help="for logs: a-z, 0-9, _ and -")
         if command is up:
             subparser.set_defaults(host="127.0.0.1", port=8000)
             subparser.add_argument("--verbose", action="store_true", help="show SGLang's output too")

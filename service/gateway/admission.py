@@ -69,16 +69,16 @@ class Slot:
             Overloaded: the queue is full (`queue_full`, `tenant_queue_full`), the wait was too long (`queue_timeout`),
                 or somebody of higher priority needed the place (`displaced`).
         """
-        if not self._admission.take():
-            await self._admission.wait(self)
+        if not self._admission._take():
+            await self._admission._wait(self)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._admission.release()
+        self._admission._release()
 
 
 class Admission:
-    """At most `capacity` requests run, at most `queue_limit` wait, at most `tenant_queue_limit` of them one tenant's."""
+    """At most `capacity` requests run and `queue_limit` wait, of which `tenant_queue_limit` of one tenant."""
 
     def __init__(
         self,
@@ -111,23 +111,21 @@ class Admission:
         self._pass_time()
         self._let_in()
 
-    def take(self) -> bool:
+    def _take(self) -> bool:
         """A free slot, if there is one: then nobody waits."""
         if self.running >= self.capacity:
             return False
         self.running += 1
         return True
 
-    def release(self) -> None:
+    def _release(self) -> None:
         """A running request is over: its slot goes to the next."""
         self.running -= 1
         if self._queues:
             self._pass_time()
             self._drain_rate.add(self._let_in())
-            if not self.waiting:
-                self._queues.clear()
 
-    async def wait(self, slot: Slot) -> None:
+    async def _wait(self, slot: Slot) -> None:
         """Queue until the slot is granted, or raise."""
         loop = asyncio.get_running_loop()
         began = self._pass_time()
@@ -138,7 +136,7 @@ class Admission:
         try:
             refusal = await slot.outcome
         except BaseException:  # the client is gone, perhaps after the grant and before this task ran again
-            self.release() if slot.granted else self._leave(slot)
+            self._release() if slot.granted else self._leave(slot)
             raise
         finally:
             timer.cancel()
@@ -160,6 +158,8 @@ class Admission:
             slot.outcome.set_result(None)
             self.running += 1
             granted += 1
+        if self.running < self.capacity:
+            self._queues.clear()  # nobody waits for anybody any more: old debts are over
         return granted
 
     def _make_room(self, ticket: Ticket) -> None:
@@ -221,7 +221,8 @@ class _FairQueue:
         return len(self._tenants.get(tenant, ()))
 
     def newest(self, tenant: str | None = None) -> Slot | None:
-        return next(reversed(self._arrivals if tenant is None else self._tenants.get(tenant, {})), None)
+        slots = self._arrivals if tenant is None else self._tenants.get(tenant)
+        return next(reversed(slots)) if slots else None
 
     def add(self, slot: Slot) -> None:
         tenant = slot.ticket.tenant
@@ -241,8 +242,7 @@ class _FairQueue:
     def head(self) -> Slot:
         """Whose turn it is, of at least one."""
         while not (slots := self._tenants[self._tags[0][2]]):
-            self._virtual_time, _, tenant = heappop(self._tags)
-            del self._tenants[tenant]
+            del self._tenants[heappop(self._tags)[2]]
         return next(iter(slots))
 
     def serve(self, head: Slot) -> None:

@@ -3,9 +3,8 @@
 Owns the factory, the lifespan and how errors become answers. Refuses to own a process (server.py).
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
@@ -13,28 +12,38 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from service.gateway import health, openapi, routes
+from service.gateway.config import read_config
 from service.gateway.dependencies import State
 from service.gateway.drain import Drain
 from service.gateway.errors import GatewayError, InternalError, InvalidRequest, MethodNotAllowed, NotFound
+from service.gateway.fleet import Fleet
+from service.gateway.guard import Guard
 from service.gateway.metrics import Metrics
 from service.gateway.middleware import BoundedBody, Observe
 from service.gateway.relay import Surroundings
-from service.gateway.replica import Replica
 from service.gateway.settings import Settings
+from service.gateway.tasks import running
 
 _Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[State]]
 
 
 def create_app(settings: Settings, drain: Drain | None = None) -> FastAPI:
-    """A gateway in front of `settings.upstream`; whoever owns the process passes the drain it will begin."""
+    """A gateway; whoever owns the process passes the drain it will begin, and reloads `app.state.guard` when told to.
+
+    Raises:
+        InvalidFiles: a file that the settings name cannot be used.
+    """
     metrics = Metrics()
+    fleet, guard = Fleet(read_config(settings), settings, metrics), Guard(settings.keys, metrics)
+    around = Surroundings(settings, fleet, guard, drain or Drain(), metrics)
     app = FastAPI(
         title="Aerie gateway",
         summary="OpenAI's API over SGLang with EAGLE-3 speculative decoding",
-        lifespan=_lifespan(settings, drain or Drain(), metrics),
+        lifespan=_lifespan(around),
         docs_url=None,
         redoc_url=None,
     )
+    app.state.guard = guard
     app.include_router(routes.router)
     app.include_router(health.router)
     _add_error_handlers(app)
@@ -44,18 +53,11 @@ def create_app(settings: Settings, drain: Drain | None = None) -> FastAPI:
     return app
 
 
-def _lifespan(settings: Settings, drain: Drain, metrics: Metrics) -> _Lifespan:
+def _lifespan(around: Surroundings) -> _Lifespan:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
-        replica = Replica(settings, metrics)
-        watch = asyncio.create_task(replica.watch())
-        try:
-            yield {"around": Surroundings(settings=settings, replica=replica, drain=drain, metrics=metrics)}
-        finally:
-            watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
-            await replica.client.close()
+        async with around.fleet, running(around.guard.watch()):
+            yield {"around": around}
 
     return lifespan
 

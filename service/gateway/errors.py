@@ -5,6 +5,7 @@ and SGLang errors. Refuses to own what to do about an error: no logging, no retr
 """
 
 import re
+from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
 import httpx
@@ -61,6 +62,23 @@ class InvalidRequest(GatewayError):
     status, type, code = 400, "invalid_request_error", "invalid_request"
 
 
+class Unauthorized(InvalidRequest):
+    """No key, or none that is known and valid."""
+
+    status, code = 401, "invalid_api_key"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """RFC 9110 asks for the scheme."""
+        return {**super().headers, "www-authenticate": "Bearer"}
+
+
+class Forbidden(InvalidRequest):
+    """The key is good, but not for this."""
+
+    status, code = 403, "model_not_allowed"
+
+
 class NotFound(InvalidRequest):
     """No such route."""
 
@@ -101,6 +119,28 @@ class Overloaded(GatewayError):
     """The queue is full: come back later."""
 
     status, type, code = 429, "rate_limit_error", "queue_full"
+
+
+class RateLimited(GatewayError):
+    """The key's own limit is reached; `headers` say what is left and when to come back."""
+
+    status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: int | None = None,
+        limit_headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, param=param, retry_after_s=retry_after_s)
+        self._limit_headers = limit_headers or {}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Retry-After and OpenAI's x-ratelimit-*."""
+        return {**super().headers, **self._limit_headers}
 
 
 class ClientGone(GatewayError):
@@ -195,6 +235,7 @@ _SGLANG = (
     _row(413, "", InvalidRequest),
     _row(422, "", InvalidRequest),
     _row(429, "", Overloaded),
+    _row(502, "", UpstreamUnavailable),  # not SGLang's: a proxy before it, which did not reach it
     _row(503, "queue is full|higher priority", Overloaded),
     _row(503, "", UpstreamUnavailable),
     _row(504, "", UpstreamTimeout),

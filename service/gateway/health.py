@@ -20,8 +20,8 @@ async def alive() -> JSONResponse:
 
 @router.get("/readyz")
 async def ready(around: Around) -> JSONResponse:
-    """200 when not draining and the last probe of the runtime was good, else 503 and the reason."""
-    reason = "The gateway is draining." if around.drain.draining else around.replica.reason
+    """200 when not draining and a runtime takes requests, else 503 and the reason."""
+    reason = "The gateway is draining." if around.drain.draining else around.fleet.reason
     if reason is not None:
         return JSONResponse({"status": "unavailable", "reason": reason}, status_code=503, headers={"retry-after": "1"})
     return JSONResponse({"status": "ok"})

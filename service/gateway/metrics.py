@@ -4,6 +4,8 @@ Owns names, help texts, buckets and how a finished request is counted. Refuses t
 `observe` once per request. Each app has its own registry.
 """
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from service.gateway.record import RequestRecord, Speculation
@@ -17,6 +19,11 @@ POSITIONS = 16
 """Draft positions with a label of their own; deeper ones share the label `17+`."""
 
 
+def replica_label(url: str) -> str:
+    """A base URL as a label value. Their number stays bounded: `Metrics.forget` drops those of replicas that left."""
+    return url.partition("://")[2]
+
+
 class Metrics:
     """The time series of one app."""
 
@@ -25,6 +32,7 @@ class Metrics:
         self._declare_requests()
         self._declare_tokens()
         self._declare_speculation()
+        self._declare_traffic()
         self._declare_upstream()
 
     def _declare_requests(self) -> None:
@@ -100,14 +108,74 @@ class Metrics:
             registry=self.registry,
         )
 
+    def _declare_traffic(self) -> None:
+        self.decisions = Counter(
+            "aerie_policy_decisions_total",
+            "Requests by the kind of pool that serves them and why (service/gateway/policy.py).",
+            ("kind", "reason"),
+            registry=self.registry,
+        )
+        self.speculation_pays = Gauge(
+            "aerie_policy_speculation_pays",
+            "1 unless the batch size has been above what speculation pays at.",
+            registry=self.registry,
+        )
+        self.queue_time = Histogram(
+            "aerie_queue_time_seconds",
+            "In the gateway's queue, of requests that were let in.",
+            ("pool",),
+            buckets=_FIRST_TOKEN_S,
+            registry=self.registry,
+        )
+        self.queue_waiting = Gauge(
+            "aerie_queue_waiting_requests", "Requests in the gateway's queue.", ("pool",), registry=self.registry
+        )
+        self.refusals = Counter(
+            "aerie_refusals_total",
+            "Generation requests that the gateway refused for lack of room or by a limit, by error code.",
+            ("code",),
+            registry=self.registry,
+        )
+        self.retries = Counter(
+            "aerie_upstream_retries_total",
+            "Attempts at another replica, because one could not be reached.",
+            ("pool",),
+            registry=self.registry,
+        )
+        self.keys_generation = Gauge(
+            "aerie_keys_generation", "How many versions of the key file were taken over.", registry=self.registry
+        )
+        self.keys_stale = Gauge(
+            "aerie_keys_stale", "1 while the key file cannot be used and an older one is.", registry=self.registry
+        )
+
     def _declare_upstream(self) -> None:
+        replica = ("pool", "replica")
         self.upstream_up = Gauge(
-            "aerie_upstream_up", "1 while the last probe of the runtime was good.", registry=self.registry
+            "aerie_upstream_up", "1 while the last probe of the runtime was good.", replica, registry=self.registry
+        )
+        self.upstream_in_flight = Gauge(
+            "aerie_upstream_requests_in_flight",
+            "Requests of this gateway at the replica.",
+            replica,
+            registry=self.registry,
+        )
+        self.upstream_others = Gauge(
+            "aerie_upstream_other_requests",
+            "Requests of others running or waiting at the replica, from its last report.",
+            replica,
+            registry=self.registry,
+        )
+        self.upstream_breaker_closed = Gauge(
+            "aerie_upstream_breaker_closed",
+            "1 while the replica's circuit breaker lets every request through.",
+            replica,
+            registry=self.registry,
         )
         self.upstream_info = Gauge(
             "aerie_upstream_info",
             "1 for the runtime as last described.",
-            ("version", "device", "algorithm", "tree", "model"),
+            (*replica, "version", "device", "algorithm", "tree", "model"),
             registry=self.registry,
         )
         self.aborts = Counter(
@@ -116,6 +184,35 @@ class Metrics:
             ("result",),
             registry=self.registry,
         )
+
+    def follow_queue(self, pool: str, waiting: Callable[[], float]) -> None:
+        """Read a queue's length at every scrape."""
+        self.queue_waiting.labels(pool).set_function(waiting)
+
+    def follow(
+        self,
+        pool: str,
+        replica: str,
+        *,
+        in_flight: Callable[[], float],
+        others: Callable[[], float],
+        breaker_closed: Callable[[], float],
+    ) -> None:
+        """Read a replica's numbers at every scrape, until `forget`."""
+        self.upstream_in_flight.labels(pool, replica).set_function(in_flight)
+        self.upstream_others.labels(pool, replica).set_function(others)
+        self.upstream_breaker_closed.labels(pool, replica).set_function(breaker_closed)
+
+    def forget(self, pool: str, replica: str) -> None:
+        """Drop every time series of a replica."""
+        for gauge in (
+            self.upstream_up,
+            self.upstream_info,
+            self.upstream_in_flight,
+            self.upstream_others,
+            self.upstream_breaker_closed,
+        ):
+            gauge.remove_by_labels({"pool": pool, "replica": replica})
 
     def observe(self, record: RequestRecord) -> None:
         """Count a finished request, whatever its outcome."""

@@ -10,11 +10,13 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from service.gateway.protocol import ChatCompletionRequest, CompletionRequest
+from service.gateway.responses_protocol import ResponsesRequest
 
 _REF = "#/components/schemas/{model}"
 _BODIES: dict[str, type[BaseModel]] = {
     "/v1/chat/completions": ChatCompletionRequest,
     "/v1/completions": CompletionRequest,
+    "/v1/responses": ResponsesRequest,
 }
 _ERRORS = {
     "400": "The request cannot be served as it stands; `param` names the field.",

@@ -13,10 +13,10 @@ from pydantic_core import ErrorDetails
 
 from service.capabilities import TABLE, Feature
 from service.gateway.errors import InvalidRequest, UnsupportedMediaType
-from service.gateway.protocol import IGNORED, Generation
+from service.gateway.protocol import IGNORED, Strict
 
 Document = dict[str, Any]
-Request = TypeVar("Request", bound=Generation)
+Request = TypeVar("Request", bound=Strict)
 
 _MESSAGE_CHARS = 300
 _UNSUPPORTED = {rule.feature.param: rule.sentence for rule in TABLE if rule.feature is not Feature.PROMPT_TOKEN_IDS}

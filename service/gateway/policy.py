@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.gateway.errors import InvalidRequest
 
@@ -72,52 +72,57 @@ BINDING = frozenset({Reason.ASKED_OFF, Reason.GRAMMAR, Reason.LOGPROBS, Reason.O
 """Decisions that no other pool may serve: promised, unsafe elsewhere, or there is no other."""
 
 _REFUSALS = {
-    Reason.ASKED_OFF: (MODE_HEADER, "off needs a pool without speculation; leave the header out"),
-    Reason.GRAMMAR: ("response_format", "constrained answers are set to be served without speculation"),
-    Reason.LOGPROBS: ("logprobs", "logprobs are set to be served without speculation"),
+    Reason.ASKED_OFF: (MODE_HEADER, f"{MODE_HEADER}: off needs a pool without speculation; leave the header out."),
+    Reason.GRAMMAR: (None, "Constrained answers are served without speculation only."),
+    Reason.LOGPROBS: ("logprobs", "logprobs: served without speculation only."),
 }
 
+PoolName = Annotated[Kind, Field(strict=False)]
+"""A kind by its name, as configuration writes it."""
 
-class BatchSizeLimits(BaseModel, frozen=True, strict=True, extra="forbid", allow_inf_nan=False):
-    """Between which batch sizes speculation pays. SGLang's own adaptive depth stops drafting at 64, too."""
 
-    off_above: float = Field(default=64, gt=0, description="Speculation stops above this batch size.")
-    on_below: float = Field(default=32, gt=0, description="It starts again below this one.")
-    dwell_s: float = Field(default=30, ge=0, description="No switch sooner than this after the one before.")
+class _Config(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class BatchSizeLimits(_Config):
+    """Between which batch sizes speculation pays; 64 is where SGLang's own adaptive depth stops drafting."""
+
+    off_above: float = Field(default=64, gt=0)
+    """Speculation stops above this batch size."""
+    on_below: float = Field(default=32, gt=0)
+    """It starts again below this one."""
+    dwell_s: float = Field(default=30, ge=0)
+    """No switch sooner than this after the one before."""
 
     @model_validator(mode="after")
     def _leaves_a_gap(self) -> Self:
         if self.off_above <= self.on_below:
             raise ValueError(
-                f"off_above: {self.off_above:g} must be greater than on_below={self.on_below:g}: a batch size between "
-                f"them switches nothing; use on_below={self.off_above / 2:g}"
+                f"off_above: {self.off_above:g} must be greater than on_below={self.on_below:g}, or the load of one "
+                f"request switches speculation back and forth; use on_below={self.off_above / 2:g}"
             )
         return self
 
 
-class PolicyConfig(BaseModel, frozen=True, strict=True, extra="forbid", allow_inf_nan=False):
+class PolicyConfig(_Config):
     """When the baseline serves what nobody decided by header or key. None: no limit."""
 
-    baseline_share: float = Field(
-        default=0.02,
-        ge=0,
-        le=1,
-        description="Share of the requests that would speculate which the baseline serves: measures the live speedup.",
-    )
+    baseline_share: float = Field(default=0.02, ge=0, le=1)
+    """Of the requests that would speculate, the share that the baseline serves: it measures the live speedup."""
     batch_size: BatchSizeLimits = BatchSizeLimits()
-    max_prompt_tokens: int | None = Field(
-        default=None, ge=1, description="Estimated; acceptance falls behind the draft's training length."
-    )
-    min_answer_tokens: int | None = Field(
-        default=None, ge=1, description="A max_tokens below this leaves too little to draft."
-    )
-    max_temperature: float | None = Field(default=None, ge=0, le=2, description="Acceptance falls as it rises.")
-    grammar: Annotated[Kind, Field(strict=False)] = Field(
-        default=Kind.SPECULATIVE, description="Pool of constrained answers; baseline protects runtimes that crash."
-    )
-    logprobs: Annotated[Kind, Field(strict=False)] = Field(
-        default=Kind.SPECULATIVE, description="Pool of requests with logprobs; baseline protects runtimes that crash."
-    )
+    max_prompt_tokens: int | None = Field(default=None, ge=1)
+    """Estimated tokens; beyond the lengths a draft was trained on its acceptance falls."""
+    min_answer_tokens: int | None = Field(default=None, ge=1)
+    """A max_tokens below this leaves too little to draft."""
+    max_temperature: float | None = Field(default=None, ge=0, le=2)
+    """Acceptance falls as the temperature rises."""
+    grammar: PoolName = Kind.SPECULATIVE
+    """Where constrained answers go; baseline protects a runtime that they crash under speculation."""
+    logprobs: PoolName = Kind.SPECULATIVE
+    """Where requests with logprobs go; as for grammar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,15 +233,14 @@ def _above(value: float | None, limit: float | None) -> bool:
 
 
 def check_pool(decision: Decision, live: Live) -> None:
-    """Whether this gateway has what a binding decision needs; a pool that is merely down is a 503, and not told here.
+    """Whether this gateway has the pool that `decide` chose with this `live`; one that is only down is a 503 elsewhere.
 
     Raises:
         InvalidRequest: only a baseline pool may serve this request, and there is none.
     """
     if live.baseline is None and decision.kind is Kind.BASELINE:
-        param, sentence = _REFUSALS[decision.reason]
-        message = f"{param}: {sentence}. This gateway has no such pool."
-        raise InvalidRequest(message, param=param, code="no_baseline_pool")
+        param, message = _REFUSALS[decision.reason]
+        raise InvalidRequest(f"{message} This gateway has no such pool.", param=param, code="no_baseline_pool")
 
 
 def parse_mode(value: str | None) -> Mode | None:
@@ -258,7 +262,8 @@ def estimate_prompt_tokens(body_bytes: int, prompts: int = 1) -> int:
     """Tokens per prompt, from the size of the body that goes upstream: no text is read.
 
     The JSON around a message stands for what the chat template puts there. A byte-level tokenizer makes at most one
-    token of a byte, so the truth is at most 4 times this (digits: 3.6 times; prose and code: within a quarter).
+    token of a byte, so the truth is at most about 4 times this: 3.6 for digits, 2.2 for Chinese (SmolLM2, a small
+    vocabulary), within a quarter for prose and code.
     """
     return -(-body_bytes // (BYTES_PER_TOKEN * prompts))
 
@@ -279,16 +284,17 @@ class Throttle:
     def update(self, speculative: PoolLoad, baseline: PoolLoad) -> bool:
         """Take the loads of now; whether speculation pays.
 
-        Judges the batch size if the speculative pool served everything: its own would fall as soon as requests are
-        sent elsewhere, and call them back.
+        Judges the batch size if the speculative pool served everything: its own falls as soon as requests are sent
+        elsewhere, which would call them back. While that pool is down there is nothing to judge.
         """
-        batch_size = PoolLoad(speculative.replicas, speculative.running + baseline.running).batch_size
-        past_threshold = (
-            batch_size > self._limits.off_above if self.speculation_pays else batch_size < self._limits.on_below
-        )
-        now_s = self._clock()
-        if past_threshold and now_s - self._switched_s >= self._limits.dwell_s:
+        if speculative.replicas:
+            self._judge((speculative.running + baseline.running) / speculative.replicas)
+        return self.speculation_pays
+
+    def _judge(self, batch_size: float) -> None:
+        limits, now_s = self._limits, self._clock()
+        crossed = batch_size > limits.off_above if self.speculation_pays else batch_size < limits.on_below
+        if crossed and now_s - self._switched_s >= limits.dwell_s:
             self.speculation_pays = not self.speculation_pays
             self._switched_s = now_s
             self.switches += 1
-        return self.speculation_pays

@@ -242,6 +242,17 @@ class Generation(Strict):
         return None if self.max_tokens is None else ("max_tokens", self.max_tokens)
 
     @property
+    def needs_grammar(self) -> bool:
+        """Whether the runtime must constrain the answer."""
+        json_format = None if isinstance(self.response_format, TextFormat) else self.response_format
+        return any(grammar is not None for grammar in (json_format, self.regex, self.ebnf))
+
+    @property
+    def needs_logprobs(self) -> bool:
+        """Whether the answer carries log-probabilities."""
+        return False
+
+    @property
     def wants_usage(self) -> bool:
         """Whether the client asked for the usage event of a stream."""
         return bool(self.stream_options and self.stream_options.include_usage)
@@ -292,6 +303,19 @@ class ChatCompletionRequest(Generation):
             return "max_completion_tokens", self.max_completion_tokens
         return super().token_limit
 
+    @property
+    def needs_grammar(self) -> bool:
+        """Forced and strict tool calls are constrained too."""
+        forced = self.tool_choice not in (None, "none", "auto") or any(
+            tool.function.strict for tool in self.tools or ()
+        )
+        return forced or super().needs_grammar
+
+    @property
+    def needs_logprobs(self) -> bool:
+        """As a switch."""
+        return bool(self.logprobs)
+
     @model_validator(mode="after")
     def _is_a_consistent_chat(self) -> Self:
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
@@ -325,6 +349,11 @@ class CompletionRequest(Generation):
     prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=128)]
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+    @property
+    def needs_logprobs(self) -> bool:
+        """As a number, which may be 0."""
+        return self.logprobs is not None
 
     def features(self) -> Iterator[Feature]:
         """Those of any generation, and echo."""

@@ -73,6 +73,11 @@ class RequestRecord:
     route: str = "unmatched"
     status: int = 0
     failure: GatewayError | None = None
+    key_id: str | None = None
+    pool: str | None = None
+    reason: str | None = None
+    """Why this pool."""
+    queued_s: float | None = None
     model: str | None = None
     stream: bool = False
     choices: int = 1

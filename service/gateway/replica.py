@@ -1,6 +1,6 @@
-"""One runtime as the gateway sees it over time: its client, its last description, whether it takes requests.
+"""One runtime as the gateway sees it over time: its client, its last description, whether it takes requests, its load.
 
-Owns the probe loop. Refuses to own choosing between runtimes: with several, a pool holds several of these.
+Owns the probe loop. Refuses to own choosing between runtimes: a pool holds several of these.
 """
 
 import asyncio
@@ -9,7 +9,8 @@ import random
 
 from service.capabilities import TESTED_VERSION
 from service.gateway.errors import GatewayError, UpstreamTimeout, unavailable
-from service.gateway.metrics import Metrics
+from service.gateway.load import Load
+from service.gateway.metrics import Metrics, replica_label
 from service.gateway.settings import Settings
 from service.gateway.sglang import RuntimeInfo, SGLang
 
@@ -22,11 +23,14 @@ _log = logging.getLogger("aerie.replica")
 class Replica:
     """A runtime, ready or not and why."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self.client = SGLang(settings)
+    def __init__(self, url: str, settings: Settings, metrics: Metrics, *, pool: str, load: Load) -> None:
+        self.client = SGLang(url, settings)
+        self.load = load
+        self._labels = {"pool": pool, "replica": replica_label(url)}
         self._interval_s = settings.probe_interval_s
         self._jitter = random.Random()  # noqa: S311 - spreads the probes of several gateways, no secret
         self._metrics = metrics
+        metrics.upstream_up.labels(**self._labels).set(0)
         self._info: RuntimeInfo | None = None
         self._reason: str | None = "The runtime has not been probed yet."
         self._timeouts = 0
@@ -57,9 +61,10 @@ class Replica:
             await asyncio.sleep(self._interval_s * self._jitter.uniform(0.9, 1.1))
 
     async def probe(self) -> None:
-        """One probe; a runtime that comes back is described anew before it is trusted."""
+        """One probe; a runtime that comes back says how busy it is and is described anew before it is trusted."""
         try:
             await self.client.ready()
+            await self._ask_load()
             if self._reason is not None or self._info is None:
                 self._describe(await self.client.describe())
         except UpstreamTimeout as error:
@@ -71,21 +76,32 @@ class Replica:
         else:
             self._timeouts = 0
 
+    async def close(self) -> None:
+        """Close every connection and drop its time series."""
+        self._metrics.forget(**self._labels)
+        await self.client.close()
+
+    async def _ask_load(self) -> None:
+        said = await self.client.loads()
+        if said is None:
+            self.load.unreported()
+        else:
+            self.load.report(said.running + said.waiting, said.max_running)
+
     def _describe(self, info: RuntimeInfo) -> None:
         self._info, self._reason = info, None
         facts = info.facts
-        self._metrics.upstream_up.set(1)
-        self._metrics.upstream_info.clear()
-        self._metrics.upstream_info.labels(facts.version, facts.device, facts.algorithm, info.tree, info.models[0]).set(
-            1
-        )
+        self._metrics.upstream_up.labels(**self._labels).set(1)
+        self._metrics.upstream_info.remove_by_labels(self._labels)
+        described = (facts.version, facts.device, facts.algorithm, info.tree, info.models[0])
+        self._metrics.upstream_info.labels(*self._labels.values(), *described).set(1)
         fields = {"version": facts.version, "algorithm": facts.algorithm, "tree": info.tree, "models": info.models}
-        _log.info("runtime ready", extra={"fields": fields})
+        _log.info("runtime ready", extra={"fields": self._labels | fields})
         if facts.version != TESTED_VERSION:
             _log.warning("the capability table was made for SGLang %s, this is %s", TESTED_VERSION, facts.version)
 
     def _down(self, reason: str) -> None:
         if self._reason is None:
-            _log.warning("runtime down", extra={"fields": {"reason": reason}})
+            _log.warning("runtime down", extra={"fields": {**self._labels, "reason": reason}})
         self._reason = reason
-        self._metrics.upstream_up.set(0)
+        self._metrics.upstream_up.labels(**self._labels).set(0)

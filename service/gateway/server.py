@@ -2,17 +2,21 @@
 
 Owns signals and the order of shutting down. Refuses to own what is served (app.py).
 
-The first SIGTERM or SIGINT: readiness 503; after the notice the listener closes; running requests finish within the
-drain time and then end with an error of their own. The second one ends the process at once.
+SIGHUP reads the key file again. The first SIGTERM or SIGINT: readiness 503; after the notice the listener closes;
+running requests finish within the drain time and then end with an error of their own. The second one ends the process
+at once.
 """
 
 import asyncio
 import importlib.util
 import logging
 import os
+import signal
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from service.gateway import log
 from service.gateway.app import create_app
@@ -26,15 +30,20 @@ _log = logging.getLogger("aerie.server")
 
 
 def serve(settings: Settings) -> None:
-    """Serve until a signal; returns after a graceful end."""
+    """Serve until a signal; returns after a graceful end.
+
+    Raises:
+        InvalidFiles: a file that the settings name cannot be used.
+    """
     log.configure(level=settings.log_level, style=settings.log_format)
     drain = Drain()
-    _Server(_config(settings, drain), settings, drain).run()
+    app = create_app(settings, drain)
+    _Server(_config(settings, app), settings, drain, app.state.guard.reload).run()
 
 
-def _config(settings: Settings, drain: Drain) -> uvicorn.Config:
+def _config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(
-        create_app(settings, drain),
+        app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
@@ -51,8 +60,9 @@ def _config(settings: Settings, drain: Drain) -> uvicorn.Config:
 class _Server(uvicorn.Server):
     """uvicorn, with our idea of an end."""
 
-    def __init__(self, config: uvicorn.Config, settings: Settings, drain: Drain) -> None:
+    def __init__(self, config: uvicorn.Config, settings: Settings, drain: Drain, reload: Callable[[], None]) -> None:
         super().__init__(config)
+        self._reload = reload
         self._settings = settings
         self._drain = drain
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -60,6 +70,7 @@ class _Server(uvicorn.Server):
     async def serve(self, sockets: None = None) -> None:  # type: ignore[override]
         """Remember the loop for the signal handler, then serve."""
         self._loop = asyncio.get_running_loop()
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature

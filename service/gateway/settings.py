@@ -4,10 +4,13 @@ Owns names, units, defaults and limits. Refuses to own anything that reads them 
 """
 
 import os
-from typing import Literal, Self
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.gateway.discovery import Target
 
 PREFIX = "AERIE_"
 
@@ -22,8 +25,12 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=8000, ge=0, le=65535)
-    upstream: str = "http://127.0.0.1:30000"
-    """Base URL of the SGLang runtime."""
+    upstream: Annotated[tuple[str, ...], NoDecode] = ("http://127.0.0.1:30000",)
+    """Base URLs of SGLang runtimes that serve alike, with commas between; `dns+http://NAME:PORT` is every address."""
+    config: Path | None = None
+    """A YAML file of pools, policy and queue, instead of `AERIE_UPSTREAM`: docs/gateway.md."""
+    keys: Path | None = None
+    """A YAML file of API keys; without it everyone may ask. Read again when it changes, and on SIGHUP."""
 
     body_limit_bytes: int = Field(default=4 * 2**20, ge=1024)
     """4 MiB is the text of about a million tokens."""
@@ -51,13 +58,23 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "json"
 
+    @field_validator("upstream", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(url.strip() for url in value.split(",")) if isinstance(value, str) else value
+
     @field_validator("upstream")
     @classmethod
-    def _is_http_url(cls, value: str) -> str:
-        scheme, separator, rest = value.partition("://")
-        if scheme not in {"http", "https"} or not separator or not rest.strip("/"):
-            raise ValueError(f"upstream must be an http:// or https:// URL, got {value!r}")
-        return value.rstrip("/")
+    def _are_targets(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            Target.parse(url)
+        return urls
+
+    @model_validator(mode="after")
+    def _says_once_where_runtimes_are(self) -> Self:
+        if self.config is not None and "upstream" in self.model_fields_set:
+            raise ValueError("config and upstream both say where the runtimes are; keep one of them")
+        return self
 
     @model_validator(mode="after")
     def _knows_every_variable(self) -> Self:

@@ -73,6 +73,24 @@ class RuntimeInfo:
             raise UpstreamProtocolError(f"The runtime described itself in unknown words ({error!r}).") from error
 
 
+@dataclass(frozen=True, slots=True)
+class RuntimeLoad:
+    """What a runtime says of its schedulers, summed over data-parallel ranks."""
+
+    running: int
+    waiting: int
+    max_running: int
+
+    @classmethod
+    def parse(cls, document: dict[str, Any]) -> Self | None:
+        """From /v1/loads?include=core (entrypoints/v1_loads.py); None before the first scheduler has published."""
+        ranks = document["loads"]
+        if not ranks:
+            return None
+        fields = ("num_running_reqs", "num_waiting_reqs", "max_running_requests")
+        return cls(*(sum(int(rank[field]) for rank in ranks) for field in fields))
+
+
 def mint_rid(prefix: str) -> str:
     """A request id of fixed length: SGLang's scheduler matches ids to abort by prefix. It becomes the answer's id."""
     return f"{prefix}-{uuid.uuid4().hex}"
@@ -223,10 +241,10 @@ class Answer:
 class SGLang:
     """One runtime's HTTP surface. Timeouts of answers are the caller's: only connecting is bounded here."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, url: str, settings: Settings) -> None:
         self._settings = settings
         self._client = httpx.AsyncClient(
-            base_url=settings.upstream,
+            base_url=url,
             headers={"accept-encoding": "identity", "user-agent": "aerie-gateway"},
             timeout=httpx.Timeout(None, connect=settings.connect_timeout_s),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=KEEP_ALIVE_S),
@@ -291,6 +309,16 @@ class SGLang:
             raise from_httpx(error) from error
         if response.status_code != httpx.codes.OK:
             raise unavailable(f"The runtime is not ready: /ready answers {response.status_code}.")
+
+    async def loads(self) -> RuntimeLoad | None:
+        """How busy it is, from shared memory: touches no scheduler. None where it does not say: never an error."""
+        try:
+            response = await self._client.get(
+                "/v1/loads", params={"include": "core"}, timeout=self._settings.probe_timeout_s
+            )
+            return RuntimeLoad.parse(_json_object(response.content)) if response.is_success else None
+        except (httpx.HTTPError, UpstreamProtocolError, KeyError, TypeError, ValueError):
+            return None
 
     async def describe(self) -> RuntimeInfo:
         """What the runtime says about itself.

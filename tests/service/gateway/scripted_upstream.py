@@ -30,6 +30,26 @@ USAGE = {
     "reasoning_tokens": 0,
     "completion_tokens_details": None,
 }
+LOAD = {  # one rank of /v1/loads?include=core: entrypoints/v1_loads.py, managers/load_snapshot.py
+    "timestamp": 1795326394.5,
+    "dp_rank": 0,
+    "num_running_reqs": 0,
+    "num_waiting_reqs": 0,
+    "num_waiting_uncached_tokens": 0,
+    "num_used_tokens": 0,
+    "num_total_tokens": 0,
+    "num_active_tokens": 0,
+    "num_prealloc_ready_tokens": 0,
+    "max_total_num_tokens": 65536,
+    "max_running_requests": 8,
+    "token_usage": 0.0,
+    "gen_throughput": 0.0,
+    "cache_hit_rate": 0.0,
+    "utilization": 0.0,
+    "total_prefill_uncached_tokens": 0,
+    "total_prefill_busy_us": 0,
+    "decode_moments": None,
+}
 DONE = b"data: [DONE]\n\n"
 
 
@@ -104,6 +124,7 @@ class ScriptedUpstream:
     left: list = field(default_factory=list)
     server_info: dict = field(default_factory=dict)
     model_info: dict = field(default_factory=dict)
+    loads: tuple = ()  # the status and body of /v1/loads
     url: str = ""
 
     def __post_init__(self):
@@ -117,6 +138,7 @@ class ScriptedUpstream:
         tree = {"speculative_num_steps": 3, "speculative_eagle_topk": 4, "speculative_num_draft_tokens": 8}
         self.server_info = {"version": "0.5.23", "device": "cpu", "speculative_algorithm": "EAGLE3", **tree}
         self.server_info |= {"enable_deterministic_inference": False}
+        self.load_is(0)
         self.model_info = {"served_model_name": MODEL, "tool_call_parser": None, "reasoning_parser": None}
 
     async def __call__(self, scope, receive, send):
@@ -128,6 +150,7 @@ class ScriptedUpstream:
             "/server_info": lambda: (200, json.dumps(self.server_info).encode()),
             "/model_info": lambda: (200, json.dumps(self.model_info).encode()),
             "/v1/models": lambda: (200, json.dumps(self.models()).encode()),
+            "/v1/loads": lambda: self.loads,
             "/abort_request": lambda: (200, self.aborted.append(json.loads(body)["rid"]) or b""),
         }.get(scope["path"])
         if answer is not None:
@@ -137,6 +160,12 @@ class ScriptedUpstream:
         self.generated.append(request)
         self.headers.append(dict(scope["headers"]))
         await self.generate(request, receive, send)
+
+    def load_is(self, *running, **fields):
+        """So many running requests on each data-parallel rank."""
+        ranks = [LOAD | {"dp_rank": rank, "num_running_reqs": reqs} | fields for rank, reqs in enumerate(running)]
+        document = {"timestamp": "2026-11-22T13:00:00+00:00", "version": "0.5.23", "accelerator": None}
+        self.loads = 200, json.dumps(document | {"num_accelerators": 1, "loads": ranks}).encode()
 
     def models(self):
         card = {"id": MODEL, "object": "model", "created": 1, "owned_by": "sglang", "max_model_len": CONTEXT}

@@ -9,8 +9,6 @@ import openai
 import pytest
 
 from service.gateway.app import create_app
-from service.gateway.record import RequestRecord
-from service.gateway.relay import Exchange, Relay
 from service.gateway.settings import Settings
 from tests.service.gateway import scripted_upstream as wire
 from tests.service.gateway.conftest import counter, events, gateway_before, until
@@ -271,7 +269,7 @@ def test_a_runtime_that_dies_is_a_503_and_comes_back_described_anew(chat):
     with wire.served(upstream) as url, gateway_before(url) as client:
         grew = counter(client)
         upstream.ready_status = 503
-        until(lambda: grew("aerie_upstream_up") == -1)
+        until(lambda: grew("aerie_upstream_up", pool="default", replica=url.removeprefix("http://")) == -1)
         upstream.model_info["tool_call_parser"] = "qwen25"
         upstream.ready_status = 200
         until(lambda: client.get("/readyz").is_success)
@@ -312,20 +310,24 @@ def test_the_openai_sdk_works(gateway, upstream):
 
 
 def test_a_request_the_server_gives_up_on_is_an_error_not_a_success(upstream, chat):
+    async def receive():
+        return await coming.get()
+
     async def run():
-        app = create_app(Settings(upstream=upstream.url))
+        app = create_app(Settings(upstream=upstream.url, probe_interval_s=0.05))
         async with app.router.lifespan_context(app) as state:
-            around = state["around"]
-            await around.replica.probe()
-            exchange = Exchange(
-                CHAT, json.dumps(chat | {"rid": "a"}).encode(), "a", ("a",), False, "messages", False, False, False
-            )
-            record = RequestRecord("id", "POST", CHAT, status=200)
-            task = asyncio.create_task(Relay(exchange, record, around)({}, asyncio.Event().wait, None))
+            fleet, metrics = state["around"].fleet, state["around"].metrics
+            await asyncio.to_thread(until, lambda: fleet.reason is None)
+            scope = {"type": "http", "method": "POST", "path": CHAT, "raw_path": CHAT.encode(), "query_string": b""}
+            scope |= {"headers": [(b"content-type", b"application/json")], "state": dict(state)}
+            coming.put_nowait({"type": "http.request", "body": json.dumps(chat).encode()})
+            task = asyncio.create_task(app(scope, receive, None))
             await asyncio.to_thread(until, lambda: upstream.generated)
             task.cancel()
             await asyncio.wait([task])
-            return record
+            labels = {"route": CHAT, "outcome": "error", "status": "4xx"}
+            return metrics.registry.get_sample_value("aerie_requests_total", labels)
 
+    coming = asyncio.Queue()
     upstream.script = Script(before_head=Hold())
-    assert asyncio.run(run()).outcome == "error"
+    assert asyncio.run(run()) == 1

@@ -20,7 +20,7 @@ def test_every_field_is_a_variable_with_the_prefix(monkeypatch):
     monkeypatch.setenv("AERIE_UPSTREAM", "http://runtime:30000/")
     settings = Settings()
     assert settings.drain_timeout_s == 7.5
-    assert settings.upstream == "http://runtime:30000"
+    assert settings.upstream == ("http://runtime:30000/",)
 
 
 def test_an_unknown_variable_of_our_prefix_is_an_error_that_names_it(monkeypatch):

@@ -1,0 +1,102 @@
+"""One replica in a pool and one request's stay there.
+
+Owns what a request's end says about the replica. Refuses to own the breaker's rules (breaker.py), probing (replica.py)
+and who is chosen (pool.py).
+"""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from service.gateway.breaker import Breaker, Permit
+from service.gateway.errors import (
+    GatewayError,
+    InvalidRequest,
+    UpstreamProtocolError,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+    unavailable,
+)
+from service.gateway.load import Load
+from service.gateway.replica import Replica
+
+_BLAMES_REPLICA = (UpstreamUnavailable, UpstreamProtocolError, UpstreamTimeout)
+"""Not UpstreamFailed: a 500 may be the request's doing, and one bad request sent again must not close a fleet."""
+
+
+class Member:
+    """A replica, probed from here to `close`."""
+
+    def __init__(self, url: str, replica: Replica, breaker: Breaker) -> None:
+        self.url = url
+        self.replica = replica
+        self.breaker = breaker
+        self.leaving = False
+        self._watch = asyncio.create_task(replica.watch())
+
+    @property
+    def load(self) -> Load:
+        """Its requests, ours and others'."""
+        return self.replica.load
+
+    @property
+    def ready(self) -> bool:
+        """Whether its last probe was good and it stays."""
+        return self.replica.reason is None and not self.leaving
+
+    @property
+    def reason(self) -> str | None:
+        """Why it takes no new request; None when it does."""
+        if self.leaving:
+            return "The replica is leaving."
+        return self.replica.reason or self.breaker.reason
+
+    async def close(self) -> None:
+        """Stop probing and close every connection."""
+        self._watch.cancel()
+        await asyncio.wait({self._watch})  # awaiting the task itself would swallow our own cancellation
+        await self.replica.close()
+
+
+class Lease:
+    """A context in which one request is at a member. The first outcome told counts; untold, it says nothing.
+
+    To be held until the runtime needs no further word of the request, an abort included: a member that leaves the pool
+    is closed once its last lease is over.
+    """
+
+    _permit: Permit
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+
+    def answered(self) -> None:
+        """The first byte of an answer is here: whatever follows, the replica serves."""
+        self._permit.succeeded()
+
+    def failed(self, error: GatewayError) -> None:
+        """The request ended with this error: the replica's fault, its client's, or nobody's."""
+        if isinstance(error, _BLAMES_REPLICA):
+            self._permit.failed()
+        elif isinstance(error, InvalidRequest):  # the runtime refused it: it is there and reads
+            self._permit.succeeded()
+        else:
+            self._permit.dropped()
+
+    def __enter__(self) -> Self:
+        """Begin.
+
+        Raises:
+            UpstreamUnavailable: since it was chosen, the member has stopped taking requests.
+        """
+        if (reason := self.member.reason) is not None:
+            raise unavailable(reason)
+        self._permit = self.member.breaker.enter()
+        self.member.load.ours += 1
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        self.member.load.ours -= 1
+        if isinstance(error, GatewayError):
+            self.failed(error)
+        self._permit.dropped()

@@ -1,0 +1,363 @@
+"""Which pool serves a request: every reason, who wins over whom, and laws that hold for any request and load."""
+
+from itertools import combinations, pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from service.gateway.errors import InvalidRequest
+from service.gateway.policy import (
+    BatchSizeLimits,
+    Decision,
+    Kind,
+    Live,
+    Mode,
+    PolicyConfig,
+    PoolLoad,
+    Reason,
+    RequestFacts,
+    Throttle,
+    check_pool,
+    decide,
+    estimate_prompt_tokens,
+    parse_mode,
+)
+
+SPECULATIVE, BASELINE = Kind.SPECULATIVE, Kind.BASELINE
+UP, DOWN, NONE = PoolLoad(replicas=2, running=4), PoolLoad(replicas=0, running=0), None
+SWAMPED = PoolLoad(replicas=1, running=65)
+CONFIG = PolicyConfig(
+    baseline_share=0.1,
+    max_prompt_tokens=2048,
+    min_answer_tokens=8,
+    max_temperature=1.0,
+    grammar=BASELINE,
+    logprobs=BASELINE,
+)
+PROTECTS_NOTHING = CONFIG.model_copy(update={"grammar": SPECULATIVE, "logprobs": SPECULATIVE})
+
+# What makes each rule hold, in the order of precedence: of the request, of the load.
+TRIGGERS = {
+    Reason.ASKED_OFF: ({"asked": Mode.OFF}, {}, BASELINE),
+    Reason.GRAMMAR: ({"needs_grammar": True}, {}, BASELINE),
+    Reason.LOGPROBS: ({"needs_logprobs": True}, {}, BASELINE),
+    Reason.ONLY_POOL: ({}, {"baseline": NONE}, SPECULATIVE),
+    Reason.ASKED_ON: ({"asked": Mode.ON}, {}, SPECULATIVE),
+    Reason.KEY_OFF: ({"key_mode": Mode.OFF}, {}, BASELINE),
+    Reason.KEY_ON: ({"key_mode": Mode.ON}, {}, SPECULATIVE),
+    Reason.BASELINE_BUSY: ({}, {"baseline": SWAMPED}, SPECULATIVE),
+    Reason.LONG_PROMPT: ({"prompt_tokens": 2049}, {}, BASELINE),
+    Reason.SHORT_ANSWER: ({"max_tokens": 7}, {}, BASELINE),
+    Reason.TEMPERATURE: ({"temperature": 1.1}, {}, BASELINE),
+    Reason.BATCH_SIZE: ({}, {"speculation_pays": False}, BASELINE),
+    Reason.SHARE: ({"draw": 0.0999}, {}, BASELINE),
+    Reason.DEFAULT: ({}, {}, SPECULATIVE),
+}
+
+
+def request(**fields):
+    return RequestFacts(**{"draw": 0.5, **fields})
+
+
+def live(**fields):
+    return Live(**{"speculative": UP, "baseline": UP, **fields})
+
+
+@pytest.mark.parametrize("reason", TRIGGERS)
+def test_each_rule_alone_decides_with_its_own_reason(reason):
+    asks, load, kind = TRIGGERS[reason]
+    decision = decide(request(**asks), live(**load), CONFIG)
+    assert (decision.kind, decision.reason) == (kind, reason)
+
+
+def can_both_hold(first, second):
+    return not any(TRIGGERS[first][part].keys() & TRIGGERS[second][part].keys() for part in (0, 1))
+
+
+@pytest.mark.parametrize(("first", "second"), [pair for pair in combinations(TRIGGERS, 2) if can_both_hold(*pair)])
+def test_of_two_rules_that_hold_the_earlier_decides(first, second):
+    (asks, load, kind), (more_asks, more_load, _) = TRIGGERS[first], TRIGGERS[second]
+    decision = decide(request(**more_asks, **asks), live(**more_load, **load), CONFIG)
+    assert (decision.kind, decision.reason) == (kind, first)
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_another_pool_may_serve_what_was_neither_promised_nor_protected_nor_moved_already(reason):
+    binding = {Reason.ASKED_OFF, Reason.GRAMMAR, Reason.LOGPROBS, Reason.ONLY_POOL, Reason.FAILOVER}
+    decision = Decision(SPECULATIVE, reason)
+    assert decision.fallback is (reason not in binding)
+    if decision.fallback:
+        assert decision.failover() == Decision(BASELINE, Reason.FAILOVER)
+
+
+def test_every_reason_is_in_the_tables():
+    assert set(Reason) - set(TRIGGERS) == {Reason.FAILOVER}
+
+
+@pytest.mark.parametrize(
+    ("asks", "config", "reason"),
+    [
+        ({"asked": Mode.AUTO, "key_mode": Mode.OFF}, CONFIG, Reason.DEFAULT),
+        ({"asked": Mode.ON, "key_mode": Mode.OFF}, CONFIG, Reason.ASKED_ON),
+        ({"asked": Mode.OFF, "key_mode": Mode.ON}, CONFIG, Reason.ASKED_OFF),
+        ({"needs_grammar": True, "needs_logprobs": True}, PROTECTS_NOTHING, Reason.DEFAULT),
+        ({"prompt_tokens": 2048, "max_tokens": 8, "temperature": 1.0, "draw": 0.1}, CONFIG, Reason.DEFAULT),
+        ({"prompt_tokens": 10**6, "max_tokens": 1, "temperature": 2.0}, PolicyConfig(), Reason.DEFAULT),
+    ],
+)
+def test_headers_win_over_keys_and_limits_are_inclusive_and_optional(asks, config, reason):
+    assert decide(request(**asks), live(), config).reason is reason
+
+
+@pytest.mark.parametrize(
+    ("asks", "speculative", "baseline", "expected"),
+    [
+        ({}, DOWN, UP, (BASELINE, Reason.FAILOVER)),
+        ({}, DOWN, DOWN, (SPECULATIVE, Reason.DEFAULT)),
+        ({}, UP, NONE, (SPECULATIVE, Reason.ONLY_POOL)),
+        ({}, DOWN, NONE, (SPECULATIVE, Reason.ONLY_POOL)),
+        ({}, NONE, UP, (BASELINE, Reason.ONLY_POOL)),
+        ({"draw": 0.0}, UP, DOWN, (SPECULATIVE, Reason.FAILOVER)),
+        ({"key_mode": Mode.OFF}, UP, DOWN, (SPECULATIVE, Reason.FAILOVER)),
+        ({"key_mode": Mode.OFF}, UP, NONE, (SPECULATIVE, Reason.ONLY_POOL)),
+        ({"asked": Mode.ON}, DOWN, UP, (BASELINE, Reason.FAILOVER)),
+        ({"asked": Mode.ON}, NONE, UP, (BASELINE, Reason.ONLY_POOL)),
+        ({"asked": Mode.OFF}, UP, DOWN, (BASELINE, Reason.ASKED_OFF)),
+        ({"asked": Mode.OFF}, UP, NONE, (BASELINE, Reason.ASKED_OFF)),
+        ({"needs_grammar": True}, UP, DOWN, (BASELINE, Reason.GRAMMAR)),
+        ({"needs_logprobs": True}, UP, NONE, (BASELINE, Reason.LOGPROBS)),
+        ({"needs_grammar": True, "asked": Mode.ON}, UP, UP, (BASELINE, Reason.GRAMMAR)),
+    ],
+)
+def test_the_other_pool_serves_unless_off_was_promised_or_the_runtime_is_protected(
+    asks, speculative, baseline, expected
+):
+    decision = decide(request(**asks), Live(speculative, baseline), CONFIG)
+    assert (decision.kind, decision.reason) == expected
+
+
+@pytest.mark.parametrize(
+    ("speculative", "baseline", "kind"),
+    [
+        (PoolLoad(8, 8 * 70), PoolLoad(1, 64), BASELINE),
+        (PoolLoad(8, 8 * 70), PoolLoad(1, 70), BASELINE),
+        (PoolLoad(8, 8 * 70), PoolLoad(1, 71), SPECULATIVE),
+        (PoolLoad(8, 0), PoolLoad(1, 64), BASELINE),
+        (PoolLoad(8, 0), PoolLoad(1, 65), SPECULATIVE),
+    ],
+)
+def test_a_small_baseline_pool_is_not_swamped_when_speculation_stops_paying(speculative, baseline, kind):
+    assert decide(request(), Live(speculative, baseline, speculation_pays=False), CONFIG).kind is kind
+
+
+@pytest.mark.parametrize(
+    ("asks", "param"),
+    [
+        ({"asked": Mode.OFF}, "x-aerie-speculation"),
+        ({"needs_grammar": True}, None),
+        ({"needs_logprobs": True}, "logprobs"),
+    ],
+)
+def test_what_only_a_baseline_may_serve_is_refused_where_there_is_none(asks, param):
+    situation = live(baseline=NONE)
+    with pytest.raises(InvalidRequest, match=r"without speculation.*no such pool") as refusal:
+        check_pool(decide(request(**asks), situation, CONFIG), situation)
+    assert (refusal.value.status, refusal.value.param, refusal.value.code) == (400, param, "no_baseline_pool")
+
+
+@pytest.mark.parametrize(("value", "mode"), [(None, None), ("on", Mode.ON), ("off", Mode.OFF), ("auto", Mode.AUTO)])
+def test_the_header_asks_for_a_mode(value, mode):
+    assert parse_mode(value) is mode
+
+
+@pytest.mark.parametrize("value", ["", "OFF", "true", "on,off", "x" * 10_000])
+def test_any_other_header_is_refused_by_name(value):
+    with pytest.raises(InvalidRequest, match="on, off or auto") as refusal:
+        parse_mode(value)
+    assert refusal.value.param == "x-aerie-speculation"
+    assert len(refusal.value.message) < 150
+
+
+def test_the_answer_says_which_pool_and_why():
+    assert Decision(SPECULATIVE, Reason.BASELINE_BUSY).header == "speculative; reason=baseline_busy"
+
+
+@pytest.mark.parametrize(("size", "prompts", "tokens"), [(0, 1, 0), (1, 1, 1), (4, 1, 1), (5, 1, 2), (800, 2, 100)])
+def test_a_prompt_is_estimated_from_the_size_of_its_body(size, prompts, tokens):
+    assert estimate_prompt_tokens(size, prompts) == tokens
+
+
+loads = st.none() | st.builds(PoolLoad, replicas=st.integers(0, 4), running=st.integers(0, 500))
+lives = st.builds(Live, speculative=loads, baseline=loads, speculation_pays=st.booleans())
+draws = st.floats(0, 1, exclude_max=True)
+requests = st.builds(
+    RequestFacts,
+    draw=draws,
+    asked=st.none() | st.sampled_from(Mode),
+    key_mode=st.sampled_from(Mode),
+    prompt_tokens=st.integers(0, 10**7),
+    max_tokens=st.none() | st.integers(1, 10**6),
+    temperature=st.floats(0, 2),
+    needs_grammar=st.booleans(),
+    needs_logprobs=st.booleans(),
+)
+limits = st.none() | st.integers(1, 10**4)
+configs = st.builds(
+    PolicyConfig,
+    baseline_share=st.floats(0, 1),
+    max_prompt_tokens=limits,
+    min_answer_tokens=limits,
+    max_temperature=st.none() | st.floats(0, 2),
+    grammar=st.sampled_from(Kind),
+    logprobs=st.sampled_from(Kind),
+)
+
+
+@given(requests, lives, configs)
+def test_any_request_gets_a_pool_that_can_serve_it_if_one_may(facts, situation, config):
+    decision = decide(facts, situation, config)
+    if decision.fallback and not situation.available(decision.kind):
+        assert not situation.available(decision.kind.other)
+
+
+@given(requests, lives, configs)
+def test_off_is_never_served_by_speculation_while_a_baseline_is_there(facts, situation, config):
+    decision = decide(facts, situation, config)
+    if facts.asked is Mode.OFF or ((facts.asked or facts.key_mode) is Mode.OFF and situation.available(BASELINE)):
+        assert decision.kind is BASELINE
+
+
+@given(requests, lives, configs)
+def test_what_is_kept_from_speculation_never_meets_it_whatever_the_header_says(facts, situation, config):
+    kept = (facts.needs_grammar and config.grammar is BASELINE) or (
+        facts.needs_logprobs and config.logprobs is BASELINE
+    )
+    if kept:
+        assert decide(facts, situation, config).kind is BASELINE
+
+
+@given(requests, lives, configs)
+def test_only_a_gateway_without_a_baseline_pool_refuses(facts, situation, config):
+    decision = decide(facts, situation, config)
+    if decision.kind is SPECULATIVE or situation.baseline is not None:
+        check_pool(decision, situation)
+    else:
+        with pytest.raises(InvalidRequest):
+            check_pool(decision, situation)
+
+
+@given(draws, st.floats(0, 1))
+def test_the_baseline_share_is_a_threshold_on_the_draw(draw, share):
+    decision = decide(request(draw=draw), live(), PolicyConfig(baseline_share=share))
+    assert (decision.kind is BASELINE) is (decision.reason is Reason.SHARE) is (draw < share)
+
+
+def test_a_share_of_evenly_spread_draws_is_exact():
+    config = PolicyConfig(baseline_share=0.02)
+    kinds = [decide(request(draw=number / 1000), live(), config).kind for number in range(1000)]
+    assert kinds.count(BASELINE) == 20
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"baseline_share": 1.1},
+        {"baseline_share": float("nan")},
+        {"max_prompt_tokens": "2048"},
+        {"max_temperature": 3},
+        {"grammar": "draft"},
+        {"batch_size": {"off_above": 8, "on_below": 0}},
+        {"unknown": 1},
+    ],
+)
+def test_a_policy_out_of_range_is_refused(fields):
+    with pytest.raises(ValidationError):
+        PolicyConfig.model_validate(fields)
+
+
+def test_a_policy_is_read_by_name_and_frozen():
+    config = PolicyConfig.model_validate({"grammar": "baseline", "batch_size": {"off_above": 8, "on_below": 4}})
+    assert config.grammar is BASELINE
+    with pytest.raises(ValidationError):
+        config.grammar = SPECULATIVE
+
+
+@pytest.mark.parametrize(("off_above", "on_below"), [(32, 32), (8, 32)])
+def test_thresholds_without_a_gap_are_refused_with_one_that_has_it(off_above, on_below):
+    with pytest.raises(ValidationError, match=rf"off_above: {off_above} .* use on_below={off_above // 2}"):
+        BatchSizeLimits(off_above=off_above, on_below=on_below)
+
+
+class Clock:
+    def __init__(self):
+        self.now_s = 0.0
+
+    def __call__(self):
+        return self.now_s
+
+
+LIMITS = BatchSizeLimits(off_above=16, on_below=8, dwell_s=30)
+
+
+def throttled(steps):
+    """Feed (seconds passed, batch size) to a throttle; what it said after each, and its switches."""
+    clock = Clock()
+    throttle = Throttle(LIMITS, clock)
+    said = []
+    for passed_s, batch_size in steps:
+        clock.now_s += passed_s
+        said.append((clock.now_s, throttle.update(PoolLoad(1, batch_size), PoolLoad(1, 0))))
+    return said, throttle.switches
+
+
+@pytest.mark.parametrize(
+    ("steps", "pays", "switches"),
+    [
+        ([(0, 16)], [True], 0),
+        ([(0, 17)], [False], 1),
+        ([(0, 17), (60, 8)], [False, False], 1),
+        ([(0, 17), (60, 7)], [False, True], 2),
+        ([(0, 17), (29, 0), (1, 0)], [False, False, True], 2),
+        ([(0, 17), (29, 0), (1, 12)], [False, False, False], 1),
+        ([(0, 17), (30, 0), (29, 99), (1, 99)], [False, True, True, False], 3),
+    ],
+)
+def test_a_throttle_honours_both_thresholds_and_the_dwell_time(steps, pays, switches):
+    said, counted = throttled(steps)
+    assert [value for _, value in said] == pays
+    assert counted == switches
+
+
+seconds = st.floats(0, 40)
+
+
+@given(st.lists(st.tuples(seconds, st.integers(0, 40))))
+def test_a_throttle_never_switches_twice_within_the_dwell_time(steps):
+    said, counted = throttled(steps)
+    history = [(0.0, True), *said]
+    switched_s = [now_s for (_, before), (now_s, after) in pairwise(history) if before is not after]
+    assert len(switched_s) == counted
+    assert all(later - sooner >= LIMITS.dwell_s for sooner, later in pairwise(switched_s))
+
+
+@given(st.sampled_from([0, 17]), st.lists(st.tuples(seconds, st.integers(8, 16))))
+def test_a_batch_size_between_the_thresholds_never_switches(start, steps):
+    _, before = throttled([(0, start)])
+    _, after = throttled([(0, start), *steps])
+    assert before == after
+
+
+def test_requests_sent_to_the_baseline_do_not_call_speculation_back():
+    throttle = Throttle(LIMITS, Clock())
+    assert not throttle.update(PoolLoad(2, 40), PoolLoad(2, 0))
+    throttle = Throttle(BatchSizeLimits(off_above=16, on_below=12, dwell_s=0), Clock())
+    assert not any(throttle.update(PoolLoad(2, 40 - moved), PoolLoad(2, moved)) for moved in range(41))
+    assert throttle.switches == 1
+
+
+def test_a_pool_that_is_down_leaves_the_throttle_as_it_is():
+    throttle = Throttle(LIMITS, Clock())
+    assert throttle.update(DOWN, PoolLoad(1, 999))
+    assert throttle.switches == 0
