@@ -6,10 +6,14 @@ status 1 says that a page is behind the code.
 
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from service.capabilities import TABLE, Support
+from service.gateway.config import GatewayConfig, PoolConfig
 from service.gateway.metrics import Metrics
 from service.gateway.settings import PREFIX, Settings
 
@@ -47,6 +51,21 @@ def _plain(value: Any) -> str:  # noqa: ANN401 - a field's default
     return str(value) if not isinstance(value, bool) else str(value).lower()
 
 
+def config() -> str:
+    """Every field of the gateway's file."""
+    return table(("field", "default", "meaning"), list(_fields(GatewayConfig, "")))
+
+
+def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, ...]]:
+    for name, field in model.model_fields.items():
+        nested = PoolConfig if name == "pools" else field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            yield from _fields(nested, f"{prefix}{name}{'[]' if name == 'pools' else ''}.")
+        else:
+            default = "required" if field.is_required() else f"`{_plain(field.default)}`"
+            yield f"`{prefix}{name}`", default, " ".join((field.description or "").split())
+
+
 def capabilities() -> str:
     """What is refused or relaxed, when, and where that was read or measured."""
     words = {Support.REFUSED: "refused", Support.RELAXED: "relaxed", Support.SUPPORTED: "supported"}
@@ -55,6 +74,7 @@ def capabilities() -> str:
 
 
 PAGES = {
+    "gateway.md": {"config": config},
     "metrics.md": {"metrics": metrics},
     "settings.md": {"settings": settings},
     "speculation.md": {"capabilities": capabilities},

@@ -36,6 +36,7 @@ class PoolConfig(_Config, frozen=True):
     name: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
     """For logs and metrics."""
     kind: PoolName = Kind.SPECULATIVE
+    """speculative, or baseline: the same target without a draft."""
     replicas: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
     """Base URLs; of a headless service `dns+http://NAME:PORT`, every address of which is a replica."""
     weight: Annotated[float, Field(ge=0)] = 1.0
@@ -57,6 +58,7 @@ class QueueConfig(_Config, frozen=True):
     limit: Annotated[int, Field(ge=0)] = 1024
     """Requests that wait; more are refused with 429."""
     limit_per_key: Annotated[int, Field(ge=0)] | None = None
+    """Of one key's requests."""
     wait_s: Annotated[float, Field(ge=0)] = 30.0
     """None waits longer."""
 
