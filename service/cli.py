@@ -110,10 +110,10 @@ def _config(options: argparse.Namespace) -> RuntimeConfig:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="aerie", description="EAGLE-3 speculative decoding on SGLang, operated.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    settings, address = _runtime_options(), _gateway_options()
+    settings = _runtime_options()
     for command, parents in (
-        (up, [address, settings]),
-        (gateway, [address]),
+        (up, [_gateway_options(), settings]),  # each its own: defaults are set on the shared actions
+        (gateway, [_gateway_options()]),
         (runtime, [settings]),
         (check, [settings]),
         (key, []),

@@ -108,8 +108,9 @@ class Admission:
     def resize(self, capacity: int) -> None:
         """Runtimes came or went. What runs goes on; what waits moves up."""
         self.capacity = capacity
-        self._pass_time()
-        self._let_in()
+        if self._queues:
+            self._pass_time()
+            self._drain_rate.add(self._let_in())
 
     def _take(self) -> bool:
         """A free slot, if there is one: then nobody waits."""

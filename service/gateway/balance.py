@@ -69,6 +69,8 @@ def preference(key: bytes, weights: Mapping[str, float]) -> list[str]:
     Each name is first for its share of all keys. A name that leaves moves only the keys it was first for, and a weight
     that changes moves keys only to or from its name. Names of weight 0 are left out.
     """
+    if len(weights) == 1:
+        return [name for name, weight in weights.items() if weight > 0]
     digest = blake2b(key, digest_size=32).digest()
     scores = {name: _score(digest, name, weight) for name, weight in weights.items() if weight > 0}
     return sorted(scores, key=lambda name: (-scores[name], name))
@@ -82,6 +84,8 @@ def _score(digest: bytes, name: str, weight: float) -> float:
 
 def pick(loads: Mapping[str, Load], key: bytes | None, rng: random.Random) -> str:
     """The replica for a request: its conversation's, unless that is too busy; without a key, the less busy of two."""
+    if len(loads) == 1:
+        return next(iter(loads))
     if key is None:
         return less_busy_of_two(loads, rng)
     return first_within_bound(loads, preference(key, dict.fromkeys(loads, 1.0)))

@@ -5,6 +5,7 @@ choice of a replica (pool.py) and carrying a plan out (relay.py).
 """
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
@@ -26,6 +27,8 @@ from service.gateway.tasks import running
 TICK_S = 1.0
 """Between two looks at the load: the throttle judges it, and queues learn how many may run."""
 
+_log = logging.getLogger("aerie.fleet")
+
 
 class Station:
     """A pool and the queue before it."""
@@ -38,14 +41,21 @@ class Station:
         self.admission = Admission(capacity=0, queue_limit=queue.limit, tenant_queue_limit=queue.limit_per_key)
         metrics.follow_queue(config.name, lambda: self.admission.waiting)
 
-    def resize(self) -> None:
-        """Let the queue know how many may run now."""
-        self.admission.resize(self.pool.capacity)
+    def open(self) -> None:
+        """Let the queue know how many may run now.
+
+        Raises:
+            UpstreamUnavailable: none; waiting would only delay that answer.
+        """
+        capacity = self.pool.capacity
+        if not capacity:
+            self.pool.require()
+        self.admission.resize(capacity)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Who may serve a request, in this order, and why the first."""
+    """Who may serve a request, in this order, at least one, and why the first."""
 
     decision: Decision
     stations: tuple[Station, ...]
@@ -57,15 +67,18 @@ class Fleet:
     def __init__(self, config: GatewayConfig, settings: Settings, metrics: Metrics) -> None:
         self.config = config
         self.stations = tuple(Station(pool, config, settings, metrics) for pool in config.pools)
+        self._in_use = tuple(station for station in self.stations if station.config.weight > 0)
         self._throttle = Throttle(config.policy.batch_size)
         self._metrics = metrics
         self._lives = AsyncExitStack()
         metrics.speculation_pays.set_function(lambda: self._throttle.speculation_pays)
 
     async def __aenter__(self) -> Self:
-        for station in self.stations:
-            await self._lives.enter_async_context(station.pool)
-        await self._lives.enter_async_context(running(self._tick_for_ever()))
+        async with AsyncExitStack() as lives:
+            for station in self.stations:
+                await lives.enter_async_context(station.pool)
+            await lives.enter_async_context(running(self._tick_for_ever()))
+            self._lives = lives.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -74,7 +87,7 @@ class Fleet:
     @property
     def reason(self) -> str | None:
         """Why nothing can be served; None when something can."""
-        reasons = [station.pool.reason for station in self.stations]
+        reasons = [station.pool.reason for station in self._in_use]
         return None if None in reasons else reasons[0]
 
     def infos(self) -> list[RuntimeInfo]:
@@ -83,7 +96,7 @@ class Fleet:
         Raises:
             UpstreamUnavailable: no pool is ready.
         """
-        found = [station.pool.info() for station in self.stations if station.pool.ready]
+        found = [station.pool.info() for station in self._in_use if station.pool.ready]
         if not found:
             raise unavailable(self.reason or "No runtime is ready.")
         return found
@@ -95,7 +108,7 @@ class Fleet:
             ModelNotFound: none does.
             UpstreamUnavailable: no pool is ready.
         """
-        return next(station.pool for station in self._serving(model) if station.pool.ready).info()
+        return _any_ready(self._serving(model)).pool.info()
 
     def plan(self, model: str, facts: RequestFacts, conversation: bytes, check: Callable[[RuntimeInfo], None]) -> Plan:
         """Where a request goes.
@@ -115,15 +128,19 @@ class Fleet:
         live = self._live(serving)
         decision = decide(facts, live, self.config.policy)
         check_pool(decision, live)
-        first = self._pick(serving, decision.kind, conversation)
-        check(first.pool.info())
-        others = [self._pick(serving, decision.kind.other, conversation)] if self._may_move(decision, live) else []
+        kinds = [decision.kind, *([decision.kind.other] if _may_move(decision, live) else [])]
+        stations = [station for kind in kinds for station in _in_order(serving, kind, conversation)]
+        able = tuple(station for station in stations if _passes(check, station))
+        if not able:
+            check(_any_ready(stations).pool.info())
+        if able[0].config.kind is not decision.kind:
+            decision = decision.only_able()
         self._metrics.decisions.labels(decision.kind, decision.reason).inc()
-        return Plan(decision, (first, *(other for other in others if _passes(check, other))))
+        return Plan(decision, able)
 
     def _serving(self, model: str) -> list[Station]:
         infos = self.infos()
-        serving = [station for station in self.stations if station.config.weight > 0 and _serves(station.pool, model)]
+        serving = [station for station in self._in_use if _serves(station.pool, model)]
         if not any(model in info.models for info in infos):
             served = ", ".join(sorted({name for info in infos for name in info.models}))
             raise ModelNotFound(f"The model {model[:200]!r} does not exist; served: {served}.", param="model")
@@ -133,32 +150,46 @@ class Fleet:
         loads = {kind: _together(station for station in stations if station.config.kind is kind) for kind in Kind}
         return Live(loads[Kind.SPECULATIVE], loads[Kind.BASELINE], self._throttle.speculation_pays)
 
-    @staticmethod
-    def _may_move(decision: Decision, live: Live) -> bool:
-        return decision.fallback and live.available(decision.kind.other)
-
-    @staticmethod
-    def _pick(stations: Sequence[Station], kind: Kind, conversation: bytes) -> Station:
-        """Among those that can take it now, if any can."""
-        of_kind = {station.config.name: station for station in stations if station.config.kind is kind}
-        if not of_kind:
-            raise unavailable(f"No {kind} runtime is ready.")
-        able = {name: station for name, station in of_kind.items() if station.pool.load.replicas} or of_kind
-        return able[balance.pick_version({name: able[name].config.weight for name in able}, conversation)]
-
     async def _tick_for_ever(self) -> None:
         while True:
-            live = self._live(self.stations)
-            if live.speculative is not None and live.baseline is not None:
-                self._throttle.update(live.speculative, live.baseline)
-            for station in self.stations:
-                station.resize()
+            try:
+                self._tick()
+            except Exception:  # noqa: BLE001 - the outermost loop of this task: its end would freeze the queues
+                _log.exception("unexpected error in looking at the load")
             await asyncio.sleep(TICK_S)
+
+    def _tick(self) -> None:
+        live = self._live(self._in_use)
+        if live.speculative is not None and live.baseline is not None:
+            switches = self._throttle.switches
+            self._throttle.update(live.speculative, live.baseline)
+            self._metrics.switches.inc(self._throttle.switches - switches)
+        for station in self.stations:
+            station.admission.resize(station.pool.capacity)
 
 
 def dice() -> float:
     """A request's draw for the policy."""
     return random.random()  # noqa: S311 - shares traffic, no secret
+
+
+def _may_move(decision: Decision, live: Live) -> bool:
+    return decision.fallback and live.available(decision.kind.other)
+
+
+def _in_order(stations: Iterable[Station], kind: Kind, conversation: bytes) -> list[Station]:
+    """Those of a kind: the conversation's own first; those that take requests now before those that do not."""
+    of_kind = {station.config.name: station for station in stations if station.config.kind is kind}
+    weights = {name: station.config.weight for name, station in of_kind.items()}
+    return sorted(
+        (of_kind[name] for name in balance.preference(conversation, weights)),
+        key=lambda station: not station.pool.capacity,
+    )
+
+
+def _any_ready(stations: Sequence[Station]) -> Station:
+    """One whose word on a request counts, if any; what none of them serves is refused by its reasons."""
+    return next((station for station in stations if station.pool.ready), stations[0])
 
 
 def _together(stations: Iterable[Station]) -> PoolLoad | None:

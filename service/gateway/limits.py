@@ -59,7 +59,7 @@ class _Account:
             yield wait_ns, f"{self.tokens.capacity} tokens per minute, {left}"
 
 
-class Lease:
+class Allowance:
     """An admitted request's place."""
 
     def __init__(self, account: _Account, estimate: int, clock_ns: Callable[[], int]) -> None:
@@ -94,7 +94,7 @@ class Limiter:
         self._accounts = {key.id: _adopted(self._accounts.get(key.id), key.limits, now_ns) for key in keys}
 
     @contextmanager
-    def admit(self, key: Key, estimate: int) -> Iterator[Lease]:
+    def admit(self, key: Key, estimate: int) -> Iterator[Allowance]:
         """A place for one request, given up on leaving the context; `estimate` is in tokens.
 
         Raises:
@@ -113,7 +113,7 @@ class Limiter:
             account.tokens.take(estimate, now_ns)
         account.running += 1
         try:
-            yield Lease(account, estimate, self._clock_ns)
+            yield Allowance(account, estimate, self._clock_ns)
         finally:
             account.running -= 1
 

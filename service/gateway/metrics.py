@@ -111,13 +111,18 @@ class Metrics:
     def _declare_traffic(self) -> None:
         self.decisions = Counter(
             "aerie_policy_decisions_total",
-            "Requests by the kind of pool that serves them and why (service/gateway/policy.py).",
+            "Decisions by the kind of pool and why (docs/gateway.md); a failover after one is one more.",
             ("kind", "reason"),
             registry=self.registry,
         )
         self.speculation_pays = Gauge(
             "aerie_policy_speculation_pays",
             "1 unless the batch size has been above what speculation pays at.",
+            registry=self.registry,
+        )
+        self.switches = Counter(
+            "aerie_policy_switches_total",
+            "How often the batch size has stopped speculation or let it start again.",
             registry=self.registry,
         )
         self.queue_time = Histogram(
@@ -132,7 +137,7 @@ class Metrics:
         )
         self.refusals = Counter(
             "aerie_refusals_total",
-            "Generation requests that the gateway refused for lack of room or by a limit, by error code.",
+            "Generation requests refused for lack of room (the runtime's included) or by a key's limit, by error code.",
             ("code",),
             registry=self.registry,
         )

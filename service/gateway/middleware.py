@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.gateway import log
-from service.gateway.errors import BodyTimeout, InternalError, PayloadTooLarge
+from service.gateway.errors import BodyTimeout, ClientGone, InternalError, PayloadTooLarge
 from service.gateway.metrics import Metrics
 from service.gateway.record import Outcome, RequestRecord
 
@@ -108,7 +108,7 @@ def _fields(record: RequestRecord) -> dict[str, object]:
         "model": record.model,
         "pool": record.pool,
         "reason": record.reason,
-        "queued_ms": None if record.queued_s is None else round(record.queued_s * 1000, 2),
+        "queued_ms": round(record.queued_s * 1000, 2),
         "stream": record.stream,
         "ttft_ms": None if ttft_s is None else round(ttft_s * 1000, 2),
         "duration_ms": round(record.duration_s * 1000, 2),
@@ -161,6 +161,8 @@ class _BodyReader:
                 message = await self._receive()
         except TimeoutError:
             raise BodyTimeout(f"The body did not arrive within {self._timeout_s:g} s.") from None
+        if message["type"] == "http.disconnect":
+            raise ClientGone("The client left before its request was whole.")
         self._seen_bytes += len(message.get("body", b""))
         self._whole = not message.get("more_body", False)
         return message

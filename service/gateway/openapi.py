@@ -20,11 +20,13 @@ _BODIES: dict[str, type[BaseModel]] = {
 }
 _ERRORS = {
     "400": "The request cannot be served as it stands; `param` names the field.",
+    "401": "No API key, or none that is known and valid.",
+    "403": "The key may not use this model.",
     "404": "No such model.",
     "408": "The body did not arrive in time.",
     "413": "The body is too large.",
     "415": "The body is not declared as JSON.",
-    "429": "The runtime's queue is full; see Retry-After.",
+    "429": "The queue is full, the wait was too long, or the key's limit is reached; see Retry-After.",
     "500": "A bug of the gateway.",
     "502": "The runtime failed, or broke the connection.",
     "503": "The runtime is not ready, or the gateway shuts down; see Retry-After.",
@@ -53,8 +55,10 @@ def describe(app: FastAPI) -> None:
     models: list[type[BaseModel]] = [*_BODIES.values(), ErrorBody]
     _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
     document.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for path, model in _BODIES.items():
-        document["paths"][path]["post"] |= {"requestBody": {"required": True, "content": _json(model)}}
+        body = {"required": True, "content": _json(model)}
+        document["paths"][path]["post"] |= {"requestBody": body, "security": [{"key": []}, {}]}
     for path, operations in document["paths"].items():
         for operation in operations.values():
             _describe_responses(operation["responses"], generates=path in _BODIES)

@@ -5,6 +5,7 @@ stops every request of the runtime. Owns that one check; refuses to own grammars
 """
 
 import re
+import warnings
 from re import _constants as sre  # type: ignore[attr-defined]
 from re import _parser as sre_parser  # type: ignore[attr-defined]
 from typing import Any
@@ -16,13 +17,20 @@ _FORKS = (*_REPEATS, sre.BRANCH)
 def check_stop_regex(value: Any) -> Any:  # noqa: ANN401 - a validator sees any JSON value
     """Pass the pattern on if it compiles and no repeat holds another repeat or an alternative.
 
+    What Python's next versions will read differently (`[[a]` as a set in a set) is refused: the runtime's Python need
+    not be ours.
+
     Raises:
         ValueError: it does not.
     """
     if not isinstance(value, str) or len(value) > 256:
         return value  # the field's type and length say so better
     try:
-        tree = sre_parser.parse(value)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)
+            tree = sre_parser.parse(value)
+    except FutureWarning as warning:
+        raise ValueError(f"ambiguous: {warning}; put a backslash before the character") from warning
     except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(f"not a regular expression of Python's re: {error}") from error
     if _backtracks(tree, inside_repeat=False):

@@ -66,9 +66,12 @@ class Reason(StrEnum):
     SHARE = "share"
     DEFAULT = "default"
     FAILOVER = "failover"
+    CAPABILITY = "capability"
 
 
-BINDING = frozenset({Reason.ASKED_OFF, Reason.GRAMMAR, Reason.LOGPROBS, Reason.ONLY_POOL, Reason.FAILOVER})
+BINDING = frozenset(
+    {Reason.ASKED_OFF, Reason.GRAMMAR, Reason.LOGPROBS, Reason.ONLY_POOL, Reason.FAILOVER, Reason.CAPABILITY}
+)
 """Decisions that no other pool may serve: promised, unsafe elsewhere, or there is no other."""
 
 _REFUSALS = {
@@ -184,10 +187,9 @@ class Decision:
         """Whether the other kind may serve when no replica of this one can."""
         return self.reason not in BINDING
 
-    @property
-    def header(self) -> str:
-        """The value of `x-aerie-pool` on the answer."""
-        return f"{self.kind}; reason={self.reason}"
+    def only_able(self) -> "Decision":
+        """The other kind, because this one's runtimes cannot serve such a request."""
+        return Decision(self.kind.other, Reason.CAPABILITY)
 
     def failover(self) -> "Decision":
         """The other kind, because this one cannot serve; only where `fallback` allows it."""

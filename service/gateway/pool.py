@@ -95,8 +95,8 @@ class Pool:
 
     @property
     def capacity(self) -> int:
-        """How many of our requests may run at once: `max_in_flight` for each member that takes requests."""
-        return self._max_in_flight * len(self._able())
+        """How many of our requests may run at once: `max_in_flight` for each member, one where a breaker tries it."""
+        return sum(self._room(member) for member in self._able().values())
 
     def info(self) -> RuntimeInfo:
         """A ready member's description.
@@ -133,6 +133,10 @@ class Pool:
         with_room = {url: member for url, member in able.items() if member.load.ours < self._max_in_flight}
         loads = {url: member.load for url, member in (with_room or able).items()}
         return able[balance.pick(loads, key, self._rng)]
+
+    def has_other_than(self, tried: Collection[Member]) -> bool:
+        """Whether there is a replica left for a request that these could not take."""
+        return any(member not in tried for member in self._able().values())
 
     def lease(self, member: Member) -> Lease:
         """A context in which the request is at this member: `with pool.lease(pool.choose(key)) as lease`."""
@@ -177,6 +181,9 @@ class Pool:
 
     def _log_change(self, what: str, url: str) -> None:
         _log.info(what, extra={"fields": {"pool": self.name, "replica": replica_label(url)}})
+
+    def _room(self, member: Member) -> int:
+        return 1 if member.breaker.state is State.HALF_OPEN else self._max_in_flight
 
     def _able(self) -> dict[str, Member]:
         return {url: member for url, member in self._members.items() if member.reason is None}

@@ -77,7 +77,7 @@ class RequestRecord:
     pool: str | None = None
     reason: str | None = None
     """Why this pool."""
-    queued_s: float | None = None
+    queued_s: float = 0.0
     model: str | None = None
     stream: bool = False
     choices: int = 1

@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import orjson
@@ -39,7 +39,7 @@ from service.gateway.fleet import Fleet, Plan, Station
 from service.gateway.guard import Guard
 from service.gateway.keys import Key
 from service.gateway.lifeline import Lifeline
-from service.gateway.limits import Lease as Allowance
+from service.gateway.limits import Allowance
 from service.gateway.member import Lease, Member
 from service.gateway.metrics import Metrics
 from service.gateway.policy import POOL_HEADER
@@ -56,6 +56,7 @@ LAST_WORDS_S = 1.0
 """For the end of an answer that is complete, or for telling the client of an error."""
 
 _LEAVES_WORK_BEHIND = (ClientGone, ShuttingDown, UpstreamTimeout, UpstreamProtocolError)
+_COSTS_NOTHING = (Overloaded, UpstreamUnavailable, InvalidRequest)
 _STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 _log = logging.getLogger("aerie.relay")
@@ -75,6 +76,9 @@ class Translation(Protocol):
 
     def fail(self, error: GatewayError) -> bytes:
         """The last events of a stream that broke."""
+
+    def renamed(self, error: GatewayError) -> GatewayError:
+        """The error of a request that was not answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +174,7 @@ class Relay(Response):
         usage, failure = self._record.usage, self._record.failure
         if usage is not None:
             allowance.settle(usage.prompt_tokens + usage.completion_tokens)
-        elif self._lease is None or isinstance(failure, (Overloaded, UpstreamUnavailable, InvalidRequest)):
+        elif not self._started and (self._lease is None or isinstance(failure, _COSTS_NOTHING)):
             allowance.settle(0)
 
     async def _serve(self, receive: Receive, send: Send) -> None:
@@ -182,6 +186,9 @@ class Relay(Response):
         """Serve it from the first pool of the plan that can."""
         decision, stations = self._exchange.plan.decision, self._exchange.plan.stations
         for station in stations:
+            if station.config.kind is not decision.kind:
+                decision = decision.failover()
+                self._around.metrics.decisions.labels(decision.kind, decision.reason).inc()
             self._record.pool, self._record.reason = station.config.name, decision.reason
             try:
                 await self._wait_in(station, send)
@@ -189,40 +196,50 @@ class Relay(Response):
             except UpstreamUnavailable:
                 if self._started or station is stations[-1]:
                     raise
-            decision = decision.failover()
-            self._around.metrics.decisions.labels(decision.kind, decision.reason).inc()
 
     async def _wait_in(self, station: Station, send: Send) -> None:
         """Serve it when its turn comes."""
-        ticket = self._exchange.ticket
-        station.pool.require()
-        station.resize()
+        ticket, record = self._exchange.ticket, self._record
+        ticket = replace(ticket, wait_s=max(0.0, ticket.wait_s - record.queued_s))
+        station.open()
         self._lifeline.allow(ticket.wait_s + QUEUE_MARGIN_S, self._queue_silent)
         slot = station.admission.slot(ticket)
         try:
             async with slot:
                 self._around.metrics.queue_time.labels(station.config.name).observe(slot.waited_s)
                 await self._try_replicas(station.pool, send)
+        except Overloaded:
+            if self._lease is None:  # it waited in vain: for a pool that is down, if that is why
+                station.pool.require()
+            raise
         finally:
-            self._record.queued_s = (self._record.queued_s or 0) + slot.waited_s
+            record.queued_s += slot.waited_s
 
     async def _try_replicas(self, pool: Pool, send: Send) -> None:
         exchange, limit_s = self._exchange, self._around.settings.response_timeout_s
         tried: list[Member] = []
         while True:
             member = pool.choose(exchange.conversation, exclude=tried)
+            if tried:
+                self._around.metrics.retries.labels(pool.name).inc()
             self._lease = self._held.enter_context(pool.lease(member))
             self._lifeline.allow(limit_s, UpstreamTimeout(f"The runtime did not answer within {limit_s:g} s."))
             try:
                 await self._copy(member, send)
                 return
             except UpstreamUnavailable as error:
-                tried.append(member)
-                if self._started or len(tried) == ATTEMPTS:
+                if self._started:
                     raise
-                self._lease.failed(error)
-                self._held.close()
-                self._around.metrics.retries.labels(pool.name).inc()
+                self._leave(self._lease, error)
+                tried.append(member)
+                if len(tried) == ATTEMPTS or not pool.has_other_than(tried):
+                    raise
+
+    def _leave(self, lease: Lease, error: GatewayError) -> None:
+        """The replica never had the request: nothing is left there, nothing to abort."""
+        lease.failed(error)
+        self._held.close()
+        self._lease = None
 
     async def _copy(self, member: Member, send: Send) -> None:
         exchange, client = self._exchange, member.replica.client
@@ -237,13 +254,13 @@ class Relay(Response):
         self._record.failure = error
         if self._lease is not None:
             self._lease.failed(error)
+        translation = self._exchange.translation
         if self._started and not isinstance(error, ClientGone):
-            translation = self._exchange.translation
             await self._last_words(translation.fail(error) if translation else error_event(error), send)
         if isinstance(error, _LEAVES_WORK_BEHIND):
             await self._abort()
         if not self._started and not isinstance(error, ClientGone):
-            raise error
+            raise translation.renamed(error) if translation else error
 
     async def _abort(self) -> None:
         if self._lease is None:  # it never left the queue
@@ -285,6 +302,7 @@ class Relay(Response):
             await self._pass_on(splitter.feed(data), send)
         if not self._complete:
             raise UpstreamProtocolError("The runtime's stream ended before it was complete.")
+        self._lifeline.allow(self._around.settings.stall_timeout_s, self._client_slow)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _pass_on(self, events: list[bytes], send: Send) -> None:

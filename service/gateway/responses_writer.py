@@ -38,6 +38,11 @@ class ResponseWriter:
         self._begun_items = 0
         self._sequence_number = 0
 
+    @staticmethod
+    def renamed(error: GatewayError) -> GatewayError:
+        """The error of a request that was not answered, in the words of this API."""
+        return renamed(error)
+
     def whole(self, answer: Document) -> Document:
         """The response that was not streamed.
 

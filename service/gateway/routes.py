@@ -127,7 +127,7 @@ def _checked(
     key, mode = sender.key, sender.mode
     key.check_model(wanted.model)
     choices, limit = _choices(wanted), wanted.token_limit
-    record.model, record.stream, record.choices = wanted.model, bool(wanted.stream), choices
+    record.model, record.stream, record.choices = wanted.model[:200], bool(wanted.stream), choices
     rid = sglang.mint_rid(endpoint.rid_prefix)
     added = sglang.additions(rid, stream=bool(wanted.stream), stream_options=document.get("stream_options"))
     body, prompts = parse.for_upstream(document, added), _prompts(wanted)

@@ -35,6 +35,7 @@ def serve(settings: Settings) -> None:
     Raises:
         InvalidFiles: a file that the settings name cannot be used.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload: its default ends the process
     log.configure(level=settings.log_level, style=settings.log_format)
     drain = Drain()
     app = create_app(settings, drain)

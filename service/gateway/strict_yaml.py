@@ -94,7 +94,8 @@ def _sentence(detail: ErrorDetails) -> str:
             message = "must be a mapping"
         case "too_short":
             message = "must not be empty"
-    return f"{_path(detail['loc'])}: {message[0].lower()}{message[1:]}"
+    message = message[0].lower() + message[1:]
+    return f"{path}: {message}" if (path := _path(detail["loc"])) else message
 
 
 def _path(steps: Sequence[int | str]) -> str:

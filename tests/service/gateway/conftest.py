@@ -1,5 +1,7 @@
 """One scripted runtime and one gateway for the session; tests that need other settings start a gateway of their own."""
 
+import logging
+import signal
 import time
 from contextlib import contextmanager
 
@@ -7,6 +9,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.cli import main
 from service.gateway.app import create_app
 from service.gateway.settings import Settings
 from tests.service.gateway.scripted_upstream import MODEL, ScriptedUpstream, served
@@ -23,13 +26,30 @@ def until(condition, what="the condition"):
     return result
 
 
-@contextmanager
 def gateway_before(upstream_url, **settings):
+    """A gateway before one runtime, ready, as a client."""
+    return gateway_with(upstream=upstream_url, **settings)
+
+
+@contextmanager
+def gateway_with(**settings):
     """A gateway on a port of its own, ready, as a client."""
-    app = create_app(Settings(upstream=upstream_url, probe_interval_s=0.05, **settings))
+    app = create_app(Settings(**{"probe_interval_s": 0.05} | settings))
     with served(app, lifespan="on") as url, httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
         until(lambda: client.get("/readyz").is_success, "the gateway's readiness")
         yield client
+
+
+def aerie(*arguments):
+    """The exit status of a command that ends by itself; this process's logs and signals stay as they are."""
+    root = logging.getLogger()
+    handlers, level, on_hangup = root.handlers[:], root.level, signal.getsignal(signal.SIGHUP)
+    try:
+        return main(arguments)
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        signal.signal(signal.SIGHUP, on_hangup)
 
 
 @pytest.fixture(scope="session")

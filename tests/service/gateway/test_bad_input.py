@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.service.gateway.conftest import gateway_before
+from tests.service.gateway.conftest import gateway_before, until
 from tests.service.gateway.scripted_upstream import CONTEXT, MODEL
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -222,6 +222,14 @@ def test_a_body_that_never_arrives_is_a_408(session_upstream):
 
 
 MANY = dict.fromkeys(map(str, range(20_000)), 1)
+
+
+def test_a_client_that_leaves_during_its_upload_is_no_error_of_ours(gateway, growth):
+    address = gateway.base_url.host, gateway.base_url.port
+    with socket.create_connection(address, timeout=10) as connection:
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n{{"
+        connection.sendall(head.encode())
+    until(lambda: growth("aerie_requests_total", route=CHAT, outcome="cancelled", status="4xx") == 1)
 
 
 @pytest.mark.parametrize("body", [MANY, chat_with(logit_bias=MANY), chat_with(metadata=MANY), messages(USER | MANY)])

@@ -29,12 +29,14 @@ def free_port():
 
 
 @contextmanager
-def process(upstream_url, **settings):
-    """A gateway in a process of its own, ready."""
+def process(upstream_url=None, **settings):
+    """A gateway in a process of its own, ready. Without a runtime, `config` says where they are."""
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AERIE_")}
     environment |= {f"AERIE_{name.upper()}": str(value) for name, value in settings.items()}
-    environment |= {"AERIE_PORT": str(port), "AERIE_UPSTREAM": upstream_url, "AERIE_PROBE_INTERVAL_S": "0.05"}
+    environment |= {"AERIE_PORT": str(port), "AERIE_PROBE_INTERVAL_S": "0.05"}
+    if upstream_url is not None:
+        environment["AERIE_UPSTREAM"] = upstream_url
     running = subprocess.Popen([sys.executable, "-c", PROGRAM], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:

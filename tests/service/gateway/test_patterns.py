@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.gateway.patterns import check_stop_regex
@@ -22,7 +22,19 @@ def test_a_repeat_or_an_alternative_inside_a_repeat_is_refused(pattern):
         check_stop_regex(pattern)
 
 
+@pytest.mark.parametrize("pattern", ["[[", "[[a]", "[a&&b]", "[a||b]", "[a~~b]", "[a--b]"])
+def test_a_set_that_a_later_python_reads_differently_is_refused(pattern):
+    with pytest.raises(ValueError, match=r"ambiguous: Possible .* put a backslash"):
+        check_stop_regex(pattern)
+
+
+@pytest.mark.parametrize("pattern", [r"[\[a]", r"[a&\&b]", r"[\[\]]"])
+def test_a_set_with_that_character_escaped_passes(pattern):
+    assert check_stop_regex(pattern) == pattern
+
+
 @given(st.text(alphabet="ab()[]{}|*+?^$\\.,0123456789(?:=!<P>#", max_size=40))
+@example("[[")
 def test_any_text_is_a_pattern_or_a_value_error(text):
     with suppress(ValueError):
         assert check_stop_regex(text) == text

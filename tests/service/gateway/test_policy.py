@@ -85,7 +85,7 @@ def test_of_two_rules_that_hold_the_earlier_decides(first, second):
 
 @pytest.mark.parametrize("reason", Reason)
 def test_another_pool_may_serve_what_was_neither_promised_nor_protected_nor_moved_already(reason):
-    binding = {Reason.ASKED_OFF, Reason.GRAMMAR, Reason.LOGPROBS, Reason.ONLY_POOL, Reason.FAILOVER}
+    binding = {Reason.ASKED_OFF, Reason.GRAMMAR, Reason.LOGPROBS, Reason.ONLY_POOL, Reason.FAILOVER, Reason.CAPABILITY}
     decision = Decision(SPECULATIVE, reason)
     assert decision.fallback is (reason not in binding)
     if decision.fallback:
@@ -178,10 +178,6 @@ def test_any_other_header_is_refused_by_name(value):
         parse_mode(value)
     assert refusal.value.param == "x-aerie-speculation"
     assert len(refusal.value.message) < 150
-
-
-def test_the_answer_says_which_pool_and_why():
-    assert Decision(SPECULATIVE, Reason.BASELINE_BUSY).header == "speculative; reason=baseline_busy"
 
 
 @pytest.mark.parametrize(("size", "prompts", "tokens"), [(0, 1, 0), (1, 1, 1), (4, 1, 1), (5, 1, 2), (800, 2, 100)])
