@@ -92,8 +92,9 @@ def test_another_pool_may_serve_what_was_neither_promised_nor_protected_nor_move
         assert decision.failover() == Decision(BASELINE, Reason.FAILOVER)
 
 
-def test_every_reason_is_in_the_tables():
-    assert set(Reason) - set(TRIGGERS) == {Reason.FAILOVER}
+def test_every_reason_but_those_of_what_runtimes_can_do_is_in_the_tables():
+    assert set(Reason) - set(TRIGGERS) == {Reason.FAILOVER, Reason.CAPABILITY}
+    assert Decision(SPECULATIVE, Reason.DEFAULT).only_able() == Decision(BASELINE, Reason.CAPABILITY)
 
 
 @pytest.mark.parametrize(
