@@ -90,6 +90,11 @@ class Fleet:
         reasons = [station.pool.reason for station in self._in_use]
         return None if None in reasons else reasons[0]
 
+    @property
+    def not_ready(self) -> dict[str, str]:
+        """For operators: why each replica takes no requests, and what discovery cannot find."""
+        return {name: why for station in self._in_use for name, why in station.pool.reasons.items()}
+
     def infos(self) -> list[RuntimeInfo]:
         """What each ready pool's runtime says of itself.
 

@@ -27,6 +27,7 @@ class Guard:
         self._file = None if path is None else Reloading([path], _parse, on_change=self._adopt)
         self.limiter = Limiter([ANONYMOUS] if self._file is None else self._file.value.keys)
         metrics.keys_generation.set_function(lambda: self._file.status.generation if self._file else 0)
+        metrics.keys_loaded.set_function(lambda: self._file.status.last_ok_s if self._file else 0)
         metrics.keys_stale.set_function(lambda: self._file is not None and self._file.status.last_error is not None)
 
     def authenticate(self, authorization: str | None) -> Key:

@@ -20,11 +20,13 @@ async def alive() -> JSONResponse:
 
 @router.get("/readyz")
 async def ready(around: Around) -> JSONResponse:
-    """200 when not draining and a runtime takes requests, else 503 and the reason."""
+    """200 when not draining and a runtime takes requests, else 503 and the reason; which replicas do not, and why."""
+    found = {"not_ready": around.fleet.not_ready} if around.fleet.not_ready else {}
     reason = "The gateway is draining." if around.drain.draining else around.fleet.reason
-    if reason is not None:
-        return JSONResponse({"status": "unavailable", "reason": reason}, status_code=503, headers={"retry-after": "1"})
-    return JSONResponse({"status": "ok"})
+    if reason is None:
+        return JSONResponse({"status": "ok", **found})
+    body = {"status": "unavailable", "reason": reason, **found}
+    return JSONResponse(body, status_code=503, headers={"retry-after": "1"})
 
 
 @router.get("/metrics", response_class=Response)

@@ -43,6 +43,12 @@ class Metrics:
             ("route", "outcome", "status"),
             registry=self.registry,
         )
+        self.of_class = Counter(
+            "aerie_key_class_requests_total",
+            "Requests finished, by the class of their API key (at most 16 in a key file) and outcome.",
+            ("key_class", "outcome"),
+            registry=self.registry,
+        )
         self.in_flight = Gauge("aerie_requests_in_flight", "Generation requests being served.", registry=self.registry)
         self.duration = Histogram(
             "aerie_request_duration_seconds",
@@ -150,6 +156,9 @@ class Metrics:
         self.keys_generation = Gauge(
             "aerie_keys_generation", "How many versions of the key file were taken over.", registry=self.registry
         )
+        self.keys_loaded = Gauge(
+            "aerie_keys_loaded_timestamp_seconds", "When the key file was last taken over.", registry=self.registry
+        )
         self.keys_stale = Gauge(
             "aerie_keys_stale", "1 while the key file cannot be used and an older one is.", registry=self.registry
         )
@@ -223,6 +232,8 @@ class Metrics:
         """Count a finished request, whatever its outcome."""
         route = record.route
         self.requests.labels(route, record.outcome, f"{record.status // 100}xx").inc()
+        if record.key_class is not None:
+            self.of_class.labels(record.key_class, record.outcome).inc()
         if record.outcome == "ok":
             self.duration.labels(route).observe(record.duration_s)
         if record.time_to_first_token_s is not None:

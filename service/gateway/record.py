@@ -74,6 +74,7 @@ class RequestRecord:
     status: int = 0
     failure: GatewayError | None = None
     key_id: str | None = None
+    key_class: str | None = None
     pool: str | None = None
     reason: str | None = None
     """Why this pool."""

@@ -110,7 +110,7 @@ async def _generate(endpoint: Endpoint, request: Request, around: Surroundings, 
 
 def _authenticated(request: Request, around: Surroundings, record: RequestRecord) -> Key:
     key = around.guard.authenticate(request.headers.get("authorization"))
-    record.key_id = key.id
+    record.key_id, record.key_class = key.id, key.tenant_class
     return key
 
 

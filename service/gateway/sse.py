@@ -7,8 +7,6 @@ import re
 
 from service.gateway.errors import GatewayError, UpstreamProtocolError
 
-DONE = b"data: [DONE]\n\n"
-
 _EVENT_END = re.compile(rb"\n\r?\n")
 
 

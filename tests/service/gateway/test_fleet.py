@@ -383,7 +383,9 @@ def test_what_speculation_cannot_serve_goes_to_the_baseline_whatever_the_dice_sa
 def test_readiness_needs_one_pool(both, runtimes):
     runtimes[2].ready_status = 503
     until(lambda: total(both, "aerie_upstream_up") == 2)
-    assert both.get("/readyz").is_success
+    ready = both.get("/readyz")
+    assert ready.is_success
+    assert set(ready.json()["not_ready"]) == {runtimes[2].url.removeprefix("http://")}
     for runtime in runtimes[:2]:
         runtime.ready_status = 503
     until(lambda: both.get("/readyz").status_code == 503)

@@ -371,3 +371,19 @@ def test_nothing_that_is_logged_holds_a_key_or_a_prompt(start, file, upstream, c
     written = "\n".join(map(JsonFormatter().format, caplog.records))
     assert '"status":401' in written
     assert not [word for word in (ALICE, sha256(ALICE), "aerie-wrong", "colours", "Red", "Bearer") if word in written]
+
+
+def test_requests_are_counted_by_the_class_of_their_key_and_by_no_key(start, chat):
+    client = start(entry(**{"class": "batch"}), entry(BOB, "bob"))
+    grew = counter(client)
+    assert asked(client, chat).is_success
+    assert asked(client, chat | {"model": "gpt-4"}).status_code == 404
+    assert asked(client, chat, BOB).is_success
+    assert client.post(CHAT, json=chat).status_code == 401
+    for key_class, outcome, requests in (("batch", "ok", 1), ("batch", "rejected", 1), ("default", "ok", 1)):
+        assert grew("aerie_key_class_requests_total", key_class=key_class, outcome=outcome) == requests
+    assert total_of(client, "aerie_key_class_requests_total") == 3
+
+
+def total_of(client, name):
+    return sum(value for (found, _), value in samples(client).items() if found == name)
