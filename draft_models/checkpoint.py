@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -146,7 +147,8 @@ def write_all_whole(writes: Mapping[Path, Callable[[Path], None]], *, durable: b
     Raises:
         CheckpointError: one could not be written (a full disk); the old files are untouched.
     """
-    temporaries = {path: path.with_name(f".{path.name}.writing") for path in writes}
+    mine = uuid4().hex[:8]  # other processes may be writing the same file
+    temporaries = {path: path.with_name(f".{path.name}.{mine}.writing") for path in writes}
     try:
         for path, write in writes.items():
             path.parent.mkdir(parents=True, exist_ok=True)

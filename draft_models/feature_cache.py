@@ -43,13 +43,11 @@ class FeatureCache:
         Raises:
             CheckpointError: the disk is full.
         """
-        found = {index: _read(self.paths[index]) for index in indices}
-        missing = [index for index, tensors in found.items() if tensors is None]
-        if missing:
-            found.update(self._compute(missing))
-        rows = [found[index] or {} for index in indices]
+        found = {index: tensors for index in indices if (tensors := _read(self.paths[index])) is not None}
+        if missing := [index for index in indices if index not in found]:
+            found |= self._compute(missing)
         taps_BTF, final_BTD, likeliest_BT = (
-            pad_sequence([tensors[name] for tensors in rows], batch_first=True) for name in NAMES
+            pad_sequence([found[index][name] for index in indices], batch_first=True) for name in NAMES
         )
         ids_BT = padded([self.rows[index].ids for index in indices])
         return ids_BT, Features(taps_BTF, final_BTD, likeliest_BT.long())

@@ -189,3 +189,17 @@ def test_a_vocabulary_mapping_that_is_wrong_is_not_measured(saved, change, says)
     rewrite(saved[1], **change)
     with pytest.raises(CheckpointError, match=f"{says}.*; convert it with `aerie-draft import`$"):
         load_draft(saved[1], 4)
+
+
+def test_two_writers_of_one_file_do_not_get_in_each_others_way(tmp_path):
+    """As processes that fill one feature cache do: the second begins and ends while the first writes."""
+    path = tmp_path / "file"
+
+    def first(temporary):
+        temporary.write_text("first")
+        write_whole(path, lambda other: other.write_text("second"))
+        assert path.read_text() == "second"
+
+    write_whole(path, first)
+    assert path.read_text() == "first"
+    assert [found.name for found in tmp_path.iterdir()] == ["file"]
