@@ -8,12 +8,12 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
 from service.capabilities import TABLE, Support
-from service.gateway.config import GatewayConfig, PoolConfig
+from service.gateway.config import GatewayConfig
 from service.gateway.metrics import Metrics
 from service.gateway.settings import PREFIX, Settings
 
@@ -58,9 +58,9 @@ def config() -> str:
 
 def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, ...]]:
     for name, field in model.model_fields.items():
-        nested = PoolConfig if name == "pools" else field.annotation
-        if isinstance(nested, type) and issubclass(nested, BaseModel):
-            yield from _fields(nested, f"{prefix}{name}{'[]' if name == 'pools' else ''}.")
+        types = (field.annotation, *get_args(field.annotation))  # a section, or a tuple of them
+        if section := next((kind for kind in types if isinstance(kind, type) and issubclass(kind, BaseModel)), None):
+            yield from _fields(section, f"{prefix}{name}{'' if section is field.annotation else '[]'}.")
         else:
             default = "required" if field.is_required() else f"`{_plain(field.default)}`"
             yield f"`{prefix}{name}`", default, " ".join((field.description or "").split())

@@ -69,8 +69,7 @@ def gateway(options: argparse.Namespace) -> int:
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        print(f"aerie: {'; '.join(profiles.sentences(error))}", file=sys.stderr)
-        return 1
+        return _refused(error)
     serve(settings)
     return 0
 
@@ -80,8 +79,7 @@ def key(options: argparse.Namespace) -> int:
     try:
         minted = mint(options.id)
     except ValidationError as error:
-        print(f"aerie: {'; '.join(profiles.sentences(error))}", file=sys.stderr)
-        return 1
+        return _refused(error)
     print(f"# the key, kept nowhere else: {minted.key}", file=sys.stderr)
     print(minted.entry, end="")
     return 0
@@ -93,6 +91,11 @@ def check(options: argparse.Namespace) -> int:
     preflight.check(config)
     print(json.dumps({"settings": config.model_dump(mode="json"), "sglang_flags": config.flags()}, indent=2))
     return 0
+
+
+def _refused(error: ValidationError) -> int:
+    print(f"aerie: {'; '.join(profiles.sentences(error))}", file=sys.stderr)
+    return 1
 
 
 def _config(options: argparse.Namespace) -> RuntimeConfig:

@@ -11,48 +11,37 @@ keys (keyfile.py) and what is done with any of it (fleet.py).
 """
 
 from collections import Counter
-from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import Annotated, Self
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from service.gateway import strict_yaml
-from service.gateway.discovery import Target
+from service.gateway.discovery import Targets
 from service.gateway.policy import Kind, PolicyConfig, PoolName
-from service.gateway.reload import Reloading
+from service.gateway.reload import Reloading, of_one
 from service.gateway.settings import Settings
+from service.gateway.strict_yaml import Section
 
 MAX_IN_FLIGHT = 256
 
 
-class _Config(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True):
-    pass
-
-
-class PoolConfig(_Config, frozen=True):
+class PoolConfig(Section):
     """Replicas that serve alike. Several pools of one kind split its traffic: a canary is a pool of its own."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
     """For logs and metrics."""
     kind: PoolName = Kind.SPECULATIVE
     """speculative, or baseline: the same target without a draft."""
-    replicas: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+    replicas: Annotated[Targets, Field(min_length=1, strict=False)]
     """Base URLs; of a headless service `dns+http://NAME:PORT`, every address of which is a replica."""
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Its share among the pools of its kind; a conversation stays where it began."""
     max_in_flight: Annotated[int, Field(ge=1)] = MAX_IN_FLIGHT
     """Requests at one replica; more wait in the gateway's queue. At best the runtime's --max-running-requests."""
 
-    @field_validator("replicas")
-    @classmethod
-    def _are_targets(cls, replicas: tuple[str, ...]) -> tuple[str, ...]:
-        for replica in replicas:
-            Target.parse(replica)
-        return replicas
 
-
-class QueueConfig(_Config, frozen=True):
+class QueueConfig(Section):
     """Of each pool."""
 
     limit: Annotated[int, Field(ge=0)] = 1024
@@ -63,7 +52,7 @@ class QueueConfig(_Config, frozen=True):
     """None waits longer."""
 
 
-class GatewayConfig(_Config, frozen=True):
+class GatewayConfig(Section):
     """The whole file."""
 
     pools: Annotated[tuple[PoolConfig, ...], Field(min_length=1, strict=False)]
@@ -92,9 +81,4 @@ def read_config(settings: Settings) -> GatewayConfig:
     """
     if settings.config is None:
         return GatewayConfig(pools=(PoolConfig(name="default", replicas=settings.upstream),))
-    return Reloading([settings.config], _parse).value
-
-
-def _parse(contents: Mapping[Path, bytes]) -> GatewayConfig:
-    (data,) = contents.values()
-    return strict_yaml.parse(data, GatewayConfig)
+    return Reloading([settings.config], of_one(partial(strict_yaml.parse, model=GatewayConfig))).value

@@ -13,8 +13,10 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
-from typing import Self
+from typing import Annotated, Self
 from urllib.parse import urlsplit
+
+from pydantic import AfterValidator
 
 RESOLVE_TIMEOUT_S = 5.0
 
@@ -66,6 +68,16 @@ class Target:
         """The base URL of the replica at an address."""
         host = f"[{address}]" if isinstance(ip_address(address), IPv6Address) else address
         return f"http://{host}:{self.port}{urlsplit(self.base).path}"
+
+
+def _checked(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        Target.parse(text)
+    return texts
+
+
+Targets = Annotated[tuple[str, ...], AfterValidator(_checked)]
+"""What settings and configuration name replicas by."""
 
 
 class Discovery:

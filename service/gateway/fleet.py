@@ -6,7 +6,6 @@ choice of a replica (pool.py) and carrying a plan out (relay.py).
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -144,10 +143,9 @@ class Fleet:
         return Plan(decision, able)
 
     def _serving(self, model: str) -> list[Station]:
-        infos = self.infos()
         serving = [station for station in self._in_use if _serves(station.pool, model)]
-        if not any(model in info.models for info in infos):
-            served = ", ".join(sorted({name for info in infos for name in info.models}))
+        if not any(station.pool.ready for station in serving):
+            served = ", ".join(sorted({name for info in self.infos() for name in info.models}))
             raise ModelNotFound(f"The model {model[:200]!r} does not exist; served: {served}.", param="model")
         return serving
 
@@ -171,11 +169,6 @@ class Fleet:
             self._metrics.switches.inc(self._throttle.switches - switches)
         for station in self.stations:
             station.admission.resize(station.pool.capacity)
-
-
-def dice() -> float:
-    """A request's draw for the policy."""
-    return random.random()  # noqa: S311 - shares traffic, no secret
 
 
 def _may_move(decision: Decision, live: Live) -> bool:

@@ -5,14 +5,13 @@ Owns putting keys and limits together. Refuses to own the rules of either (keys.
 """
 
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
 
 from service.gateway import keyfile
 from service.gateway.keys import ANONYMOUS, Key, KeyRing
 from service.gateway.limits import Limiter
 from service.gateway.metrics import Metrics
-from service.gateway.reload import Reloading
+from service.gateway.reload import Reloading, of_one
 
 
 class Guard:
@@ -24,7 +23,7 @@ class Guard:
         Raises:
             InvalidFiles: it cannot be used.
         """
-        self._file = None if path is None else Reloading([path], _parse, on_change=self._adopt)
+        self._file = None if path is None else Reloading([path], of_one(keyfile.parse), on_change=self._adopt)
         self.limiter = Limiter([ANONYMOUS] if self._file is None else self._file.value.keys)
         metrics.keys_generation.set_function(lambda: self._file.status.generation if self._file else 0)
         metrics.keys_loaded.set_function(lambda: self._file.status.last_ok_s if self._file else 0)
@@ -49,8 +48,3 @@ class Guard:
 
     def _adopt(self, ring: KeyRing) -> None:
         self.limiter.adopt(ring.keys)
-
-
-def _parse(contents: Mapping[Path, bytes]) -> KeyRing:
-    (data,) = contents.values()
-    return keyfile.parse(data)

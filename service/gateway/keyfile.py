@@ -14,17 +14,17 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from service.gateway import strict_yaml
 from service.gateway.keys import KeyRing, StoredKey
-from service.gateway.strict_yaml import FileError
+from service.gateway.strict_yaml import FileError, Section
 
 MAX_CLASSES = 16
 """Each one is a label's value in the metrics."""
 
 
-class _KeyFile(BaseModel, frozen=True, extra="forbid", strict=True, hide_input_in_errors=True):
+class _KeyFile(Section, hide_input_in_errors=True):
     keys: Annotated[list[StoredKey], Field(min_length=1)]
 
 

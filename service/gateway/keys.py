@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from service.gateway.errors import Forbidden, Unauthorized
 from service.gateway.policy import Mode
+from service.gateway.strict_yaml import Section
 
 PREFIX = "aerie-"
 KEY_BYTES = 32
@@ -29,7 +30,7 @@ _BEARER = re.compile(r"bearer +([a-z0-9._~+/=-]{1,256})", re.ASCII | re.IGNORECA
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
-class Limits(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False):
+class Limits(Section):
     """What a key may use; what is left out is not limited."""
 
     requests_per_s: Annotated[float, Field(ge=0.001, le=1_000_000)] | None = None
@@ -49,7 +50,7 @@ class Limits(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=
         return None if self.requests_per_s is None else self.burst or math.ceil(self.requests_per_s)
 
 
-class Key(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False):
+class Key(Section):
     """Who asks. `id` is for logs; `tenant_class` (`class` in the file) is for metrics, where labels are few."""
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
@@ -81,7 +82,7 @@ class Key(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=Fal
             raise Forbidden(f"This API key may not use the model {model[:200]!r}.", param="model")
 
 
-class StoredKey(Key, frozen=True):
+class StoredKey(Key):
     """A key as the file holds it: with its hash, which no representation shows."""
 
     sha256: str = Field(repr=False)

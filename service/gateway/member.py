@@ -19,6 +19,7 @@ from service.gateway.errors import (
 )
 from service.gateway.load import Load
 from service.gateway.replica import Replica
+from service.gateway.tasks import end
 
 _BLAMES_REPLICA = (UpstreamUnavailable, UpstreamProtocolError, UpstreamTimeout)
 """Not UpstreamFailed: a 500 may be the request's doing, and one bad request sent again must not close a fleet."""
@@ -53,8 +54,7 @@ class Member:
 
     async def close(self) -> None:
         """Stop probing and close every connection."""
-        self._watch.cancel()
-        await asyncio.wait({self._watch})  # awaiting the task itself would swallow our own cancellation
+        await end(self._watch)
         await self.replica.close()
 
 

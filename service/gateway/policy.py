@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from service.gateway.errors import InvalidRequest
+from service.gateway.strict_yaml import Section
 
 MODE_HEADER = "x-aerie-speculation"
 POOL_HEADER = "x-aerie-pool"
@@ -84,13 +85,7 @@ PoolName = Annotated[Kind, Field(strict=False)]
 """A kind by its name, as configuration writes it."""
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class BatchSizeLimits(_Config):
+class BatchSizeLimits(Section):
     """Between which batch sizes speculation pays; 64 is where SGLang's own adaptive depth stops drafting."""
 
     off_above: float = Field(default=64, gt=0)
@@ -110,7 +105,7 @@ class BatchSizeLimits(_Config):
         return self
 
 
-class PolicyConfig(_Config):
+class PolicyConfig(Section):
     """When the baseline serves what nobody decided by header or key. None: no limit."""
 
     baseline_share: float = Field(default=0.02, ge=0, le=1)

@@ -24,6 +24,7 @@ from service.gateway.policy import PoolLoad
 from service.gateway.replica import Replica
 from service.gateway.settings import Settings
 from service.gateway.sglang import RuntimeInfo
+from service.gateway.tasks import end
 
 DISCOVERY_INTERVAL_S = 3.0
 
@@ -66,8 +67,7 @@ class Pool:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._looking is not None, "entered before"
-        self._looking.cancel()
-        await asyncio.wait({self._looking})
+        await end(self._looking)
         await asyncio.gather(*(member.close() for member in self._members.values()))
 
     @property

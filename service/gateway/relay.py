@@ -1,7 +1,7 @@
-"""A request's life once it is valid: open the runtime's answer, copy it to the client, account for it, or end it well.
+"""A request's life once it is valid: wait for its turn, find a replica, deliver its answer, or end it well.
 
-Owns the order of things and who is told what. Refuses to own the wire (sglang.py), requests' rules (routes.py) and
-where a request may go (fleet.py).
+Owns the order of things and who is told what. Refuses to own the wire (sglang.py), requests' rules (routes.py), where a
+request may go (fleet.py) and what the client is sent of an answer (delivery.py).
 
 Nothing is sent before the runtime has sent its first event, so an early failure keeps its real status. After that an
 error is an SSE event and the stream ends without [DONE]. Whatever ends a request early, the runtime is told to stop.
@@ -11,18 +11,14 @@ itself may have ended it.
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
-import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.gateway import sglang
-from service.gateway.admission import Ticket
+from service.gateway.delivery import Delivery, RawHeaders
 from service.gateway.drain import Drain
 from service.gateway.errors import (
     ClientGone,
@@ -35,9 +31,9 @@ from service.gateway.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from service.gateway.fleet import Fleet, Plan, Station
+from service.gateway.exchange import Exchange
+from service.gateway.fleet import Fleet, Station
 from service.gateway.guard import Guard
-from service.gateway.keys import Key
 from service.gateway.lifeline import Lifeline
 from service.gateway.limits import Allowance
 from service.gateway.member import Lease, Member
@@ -46,64 +42,16 @@ from service.gateway.policy import POOL_HEADER
 from service.gateway.pool import Pool
 from service.gateway.record import RequestRecord
 from service.gateway.settings import Settings
-from service.gateway.sse import EventSplitter, error_event
 
 ATTEMPTS = 3
 """Replicas of a pool that a request is sent to at most."""
 QUEUE_MARGIN_S = 1.0
 """The queue's own end of patience comes first: it knows when to come back."""
-LAST_WORDS_S = 1.0
-"""For the end of an answer that is complete, or for telling the client of an error."""
 
 _LEAVES_WORK_BEHIND = (ClientGone, ShuttingDown, UpstreamTimeout, UpstreamProtocolError)
 _COSTS_NOTHING = (Overloaded, UpstreamUnavailable, InvalidRequest)
-_STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 _log = logging.getLogger("aerie.relay")
-
-
-class Translation(Protocol):
-    """What the client is told instead of a chat completion; what is accounted for stays the runtime's answer."""
-
-    def whole(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """The answer that is not streamed."""
-
-    def feed(self, chunk: dict[str, Any]) -> bytes:
-        """The events for one of the runtime's."""
-
-    def done(self) -> bytes:
-        """The last events."""
-
-    def fail(self, error: GatewayError) -> bytes:
-        """The last events of a stream that broke."""
-
-    def renamed(self, error: GatewayError) -> GatewayError:
-        """The error of a request that was not answered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """A valid request as it goes upstream, and what the client wants to see of the answer.
-
-    `rids` are the ids the runtime knows it by; `own_ids` says that it will mint further ones, told in the events.
-    """
-
-    path: str
-    body: bytes
-    rid: str
-    rids: tuple[str, ...]
-    own_ids: bool
-    prompt_param: str
-    stream: bool
-    wants_usage: bool
-    wants_details: bool
-    key: Key
-    estimate: int
-    """Tokens it may use."""
-    ticket: Ticket
-    conversation: bytes | None
-    plan: Plan
-    translation: Translation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,16 +74,12 @@ class Relay(Response):
         self._record = record
         self._around = around
         self._lifeline = Lifeline()
-        self._rids = set(exchange.rids)
         self._held = ExitStack()
         self._lease: Lease | None = None
-        self._extra_headers: list[tuple[bytes, bytes]] = []
-        self._started = False
-        self._complete = False
-        settings = around.settings
-        self._runtime_silent = UpstreamTimeout(f"The runtime sent nothing for {settings.stall_timeout_s:g} s.")
+        self._extra_headers: RawHeaders = []
+        stall_s = around.settings.stall_timeout_s
+        self._delivery = Delivery(exchange, record, self._lifeline, around.metrics, stall_s)
         self._queue_silent = Overloaded("No capacity came free in time.", code="queue_timeout", retry_after_s=1)
-        self._client_slow = ClientGone(f"The client read nothing for {settings.stall_timeout_s:g} s.")
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         """Serve the request.
@@ -174,7 +118,7 @@ class Relay(Response):
         usage, failure = self._record.usage, self._record.failure
         if usage is not None:
             allowance.settle(usage.prompt_tokens + usage.completion_tokens)
-        elif not self._started and (self._lease is None or isinstance(failure, _COSTS_NOTHING)):
+        elif not self._delivery.started and (self._lease is None or isinstance(failure, _COSTS_NOTHING)):
             allowance.settle(0)
 
     async def _serve(self, receive: Receive, send: Send) -> None:
@@ -194,7 +138,7 @@ class Relay(Response):
                 await self._wait_in(station, send)
                 break
             except UpstreamUnavailable:
-                if self._started or station is stations[-1]:
+                if self._delivery.started or station is stations[-1]:
                     raise
 
     async def _wait_in(self, station: Station, send: Send) -> None:
@@ -225,10 +169,10 @@ class Relay(Response):
             self._lease = self._held.enter_context(pool.lease(member))
             self._lifeline.allow(limit_s, UpstreamTimeout(f"The runtime did not answer within {limit_s:g} s."))
             try:
-                await self._copy(member, send)
+                await self._exchange_with(member, send)
                 return
             except UpstreamUnavailable as error:
-                if self._started:
+                if self._delivery.started:
                     raise
                 self._leave(self._lease, error)
                 tried.append(member)
@@ -241,25 +185,30 @@ class Relay(Response):
         self._held.close()
         self._lease = None
 
-    async def _copy(self, member: Member, send: Send) -> None:
+    async def _exchange_with(self, member: Member, send: Send) -> None:
         exchange, client = self._exchange, member.replica.client
         async with client.open(exchange.path, exchange.body, prompt_param=exchange.prompt_param) as answer:
-            await (self._copy_stream(answer, send) if exchange.stream else self._copy_whole(answer, send))
+            await self._delivery.copy(answer, send, self._begun)
+
+    def _begun(self) -> RawHeaders:
+        assert self._lease is not None, "an answer comes from a replica"
+        self._lease.answered()
+        pool = f"{self._record.pool}; reason={self._record.reason}".encode()
+        return [*self._extra_headers, (POOL_HEADER.encode(), pool)]
 
     async def _fail(self, error: GatewayError, send: Send) -> None:
-        if self._complete and self._started:  # what breaks after a whole answer is nobody's loss
-            if self._exchange.stream:
-                await self._last_words(b"", send)
+        delivery, translation = self._delivery, self._exchange.translation
+        if delivery.complete and delivery.started:  # what breaks after a whole answer is nobody's loss
+            await delivery.close(send)
             return
         self._record.failure = error
         if self._lease is not None:
             self._lease.failed(error)
-        translation = self._exchange.translation
-        if self._started and not isinstance(error, ClientGone):
-            await self._last_words(translation.fail(error) if translation else error_event(error), send)
+        if delivery.started and not isinstance(error, ClientGone):
+            await delivery.break_off(error, send)
         if isinstance(error, _LEAVES_WORK_BEHIND):
             await self._abort()
-        if not self._started and not isinstance(error, ClientGone):
+        if not delivery.started and not isinstance(error, ClientGone):
             raise translation.renamed(error) if translation else error
 
     async def _abort(self) -> None:
@@ -267,129 +216,15 @@ class Relay(Response):
             return
         aborts = self._around.metrics.aborts
         try:
-            await self._lease.member.replica.client.abort(sorted(self._rids))
+            await self._lease.member.replica.client.abort(sorted(self._delivery.rids))
         except GatewayError as error:
             aborts.labels("failed").inc()
             _log.warning("abort failed", extra={"fields": {"rid": self._exchange.rid, "reason": error.message}})
         else:
             aborts.labels("accepted").inc()
 
-    async def _last_words(self, words: bytes, send: Send) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LAST_WORDS_S):
-                await send({"type": "http.response.body", "body": words, "more_body": False})
 
-    async def _copy_whole(self, answer: sglang.Answer, send: Send) -> None:
-        document = await answer.document()
-        self._account(document)
-        body = orjson.dumps(self._for_client(document))
-        length = str(len(body)).encode()
-        await self._start(send, [(b"content-type", b"application/json"), (b"content-length", length)])
-        self._complete = True
-        await send({"type": "http.response.body", "body": body, "more_body": False})
-
-    def _for_client(self, document: dict[str, Any]) -> dict[str, Any]:
-        if self._exchange.translation is not None:
-            return self._exchange.translation.whole(document)
-        hidden = {"metadata"} if self._exchange.wants_details else {"metadata", "sglext"}
-        return {key: value for key, value in document.items() if key not in hidden} | {"id": self._exchange.rid}
-
-    async def _copy_stream(self, answer: sglang.Answer, send: Send) -> None:
-        splitter = EventSplitter()
-        async for data in answer.chunks():
-            if self._complete:
-                continue  # reads the end of the body, so that the connection can be used again
-            await self._pass_on(splitter.feed(data), send)
-        if not self._complete:
-            raise UpstreamProtocolError("The runtime's stream ended before it was complete.")
-        self._lifeline.allow(self._around.settings.stall_timeout_s, self._client_slow)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _pass_on(self, events: list[bytes], send: Send) -> None:
-        """Send what the client should see; what came before a bad event is sent before it raises."""
-        seen: list[bytes] = []
-        failure: GatewayError | None = None
-        for event in events:
-            try:
-                seen.append(self._translated(event, self._read(event)))
-            except GatewayError as error:
-                failure = error
-                break
-        if data := b"".join(seen):
-            await self._send_chunk(data, send)
-        if failure is not None:
-            raise failure
-
-    async def _send_chunk(self, data: bytes, send: Send) -> None:
-        stall_s = self._around.settings.stall_timeout_s
-        self._lifeline.allow(stall_s, self._client_slow)
-        if not self._started:
-            await self._start(send, _STREAM_HEADERS)
-        await send({"type": "http.response.body", "body": data, "more_body": True})
-        self._lifeline.allow(LAST_WORDS_S if self._complete else stall_s, self._runtime_silent)
-
-    async def _start(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
-        self._started = True
-        assert self._lease is not None, "what is passed on came from a replica"
-        self._lease.answered()
-        pool = f"{self._record.pool}; reason={self._record.reason}".encode()
-        headers = [*headers, *self._extra_headers, (POOL_HEADER.encode(), pool)]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-
-    def _translated(self, event: bytes, seen: bytes) -> bytes:
-        translation = self._exchange.translation
-        if translation is None:
-            return seen
-        match sglang.kind_of(event):
-            case sglang.Kind.CHUNK | sglang.Kind.SUMMARY:
-                return translation.feed(sglang.event_document(event))
-            case sglang.Kind.DONE:
-                return translation.done()
-        return seen
-
-    def _read(self, event: bytes) -> bytes:
-        """What the client sees of an event: nothing, or all of it."""
-        match sglang.kind_of(event):
-            case sglang.Kind.CHUNK:
-                self._time_chunk()
-                return self._under_our_id(event)
-            case sglang.Kind.SUMMARY:
-                return self._under_our_id(event) if self._read_summary(event) else b""
-            case sglang.Kind.DONE:
-                self._complete = True
-            case sglang.Kind.ERROR:
-                raise sglang.event_error(event, prompt_param=self._exchange.prompt_param)
-            case sglang.Kind.COMMENT:
-                pass
-        return event
-
-    def _read_summary(self, event: bytes) -> bool:
-        """Account for usage or acceptance figures; whether the client asked for them."""
-        document = sglang.event_document(event)
-        self._account(document)
-        if "sglext" in document:
-            return self._exchange.wants_details
-        return self._exchange.wants_usage
-
-    def _account(self, document: dict[str, Any]) -> None:
-        self._record.usage = sglang.usage_of(document) or self._record.usage
-        self._record.speculation = sglang.speculation_of(document) or self._record.speculation
-
-    def _time_chunk(self) -> None:
-        gap_s = self._record.chunk(time.perf_counter())
-        if gap_s is not None:
-            self._around.metrics.inter_chunk.labels(self._exchange.path).observe(gap_s)
-
-    def _under_our_id(self, event: bytes) -> bytes:
-        if not self._exchange.own_ids:
-            return event
-        event, theirs = sglang.adopt_id(event, self._exchange.rid)
-        if theirs is not None:
-            self._rids.add(theirs)
-        return event
-
-
-def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+def _raw(headers: Mapping[str, str]) -> RawHeaders:
     return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 

@@ -137,6 +137,11 @@ class Reloading(Generic[T]):
             raise InvalidFiles(f"{self._names}: {' '.join(str(error).split())}") from None
 
 
+def of_one(parse: Callable[[bytes], T]) -> Callable[[Mapping[Path, bytes]], T]:
+    """For a value that is in one file: its contents are all there is to parse."""
+    return lambda contents: parse(*contents.values())
+
+
 def _signature(path: Path) -> _Signature:
     try:
         found = path.stat()

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from service.gateway.discovery import Target
+from service.gateway.discovery import Targets
 
 PREFIX = "AERIE_"
 
@@ -25,7 +25,7 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=8000, ge=0, le=65535)
-    upstream: Annotated[tuple[str, ...], NoDecode] = ("http://127.0.0.1:30000",)
+    upstream: Annotated[Targets, NoDecode] = ("http://127.0.0.1:30000",)
     """Base URLs of SGLang runtimes that serve alike, with commas between; `dns+http://NAME:PORT` is every address."""
     config: Path | None = None
     """A YAML file of pools, policy and queue, instead of `AERIE_UPSTREAM`: docs/gateway.md."""
@@ -62,13 +62,6 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(url.strip() for url in value.split(",")) if isinstance(value, str) else value
-
-    @field_validator("upstream")
-    @classmethod
-    def _are_targets(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
-        for url in urls:
-            Target.parse(url)
-        return urls
 
     @model_validator(mode="after")
     def _says_once_where_runtimes_are(self) -> Self:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 MAX_SENTENCES = 5
@@ -20,6 +20,14 @@ Model = TypeVar("Model", bound=BaseModel)
 _NOT_YAML = (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError)
 _QUOTED = re.compile(r"'[^']{3,}'|\"[^\"]{3,}\"")
 _FIELD = re.compile(r"[a-z_][a-z0-9_]{0,23}")
+
+
+class Section(BaseModel):
+    """A part of a file: frozen, strict, without unknown fields."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class FileError(ValueError):

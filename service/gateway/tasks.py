@@ -15,5 +15,10 @@ async def running(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.wait({task})  # awaiting the task itself would swallow our own cancellation
+        await end(task)
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancel it and wait until it is over; awaiting the task itself would swallow our own cancellation."""
+    task.cancel()
+    await asyncio.wait({task})

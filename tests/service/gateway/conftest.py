@@ -3,7 +3,7 @@
 import logging
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
@@ -58,6 +58,25 @@ def session_upstream():
     with served(upstream) as url:
         upstream.url = url
         yield upstream
+
+
+@pytest.fixture(scope="module")
+def four_runtimes():
+    with ExitStack() as stack:
+        runtimes = [ScriptedUpstream() for _ in range(4)]
+        for runtime in runtimes:
+            runtime.url = stack.enter_context(served(runtime))
+        yield runtimes
+
+
+@pytest.fixture
+def runtimes(four_runtimes):
+    """Four of them, for tests of more than one."""
+    for runtime in four_runtimes:
+        runtime.reset()
+    yield four_runtimes
+    for runtime in four_runtimes:
+        runtime.reset()
 
 
 @pytest.fixture(scope="session")

@@ -25,24 +25,6 @@ RED = wire.chunk("a", "Red")
 DYING = Script(status=503, body=json.dumps(wire.error("Server is shutting down", 503, "503")).encode())
 
 
-@pytest.fixture(scope="module")
-def four():
-    with ExitStack() as stack:
-        runtimes = [ScriptedUpstream() for _ in range(4)]
-        for runtime in runtimes:
-            runtime.url = stack.enter_context(served(runtime))
-        yield runtimes
-
-
-@pytest.fixture
-def runtimes(four):
-    for runtime in four:
-        runtime.reset()
-    yield four
-    for runtime in four:
-        runtime.reset()
-
-
 @pytest.fixture
 def start(tmp_path):
     """`start(*pools, **sections)`: a gateway with that file, every replica ready, as a client. It must end with nothing

@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 from collections import Counter
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -27,7 +27,7 @@ from service.gateway.pool import Pool
 from service.gateway.settings import Settings
 from service.gateway.sglang import RuntimeLoad, SGLang
 from tests.service.gateway.conftest import DEADLINE_S
-from tests.service.gateway.scripted_upstream import LOAD, MODEL, ScriptedUpstream, served
+from tests.service.gateway.scripted_upstream import LOAD, MODEL
 
 pytestmark = pytest.mark.anyio
 
@@ -50,20 +50,9 @@ def anyio_backend():
     return "asyncio"
 
 
-@pytest.fixture(scope="module")
-def three():
-    with ExitStack() as stack:
-        runtimes = [ScriptedUpstream() for _ in range(3)]
-        for runtime in runtimes:
-            runtime.url = stack.enter_context(served(runtime))
-        yield runtimes
-
-
 @pytest.fixture
-def runtimes(three):
-    for runtime in three:
-        runtime.reset()
-    return three
+def runtimes(runtimes):
+    return runtimes[:3]
 
 
 @asynccontextmanager

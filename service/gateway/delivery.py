@@ -1,0 +1,169 @@
+"""An answer on its way from the runtime to the client: copied, translated where that was asked for, accounted for.
+
+Owns what the client is sent and what the record learns from it. Refuses to own where the answer comes from, and what
+becomes of a request whose answer breaks (relay.py). Streams are copied as bytes: unless they are translated, only the
+last events are parsed.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import orjson
+from starlette.types import Send
+
+from service.gateway import sglang
+from service.gateway.errors import ClientGone, GatewayError, UpstreamProtocolError, UpstreamTimeout
+from service.gateway.exchange import Exchange
+from service.gateway.lifeline import Lifeline
+from service.gateway.metrics import Metrics
+from service.gateway.record import RequestRecord
+from service.gateway.sse import EventSplitter, error_event
+
+LAST_WORDS_S = 1.0
+"""For the end of an answer that is complete, or for telling the client of an error."""
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+_STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+
+
+class Delivery:
+    """One request's answer. `started`: the client has been sent something; `complete`: all of it has been read."""
+
+    _on_start: Callable[[], RawHeaders]  # of `copy`
+
+    def __init__(
+        self, exchange: Exchange, record: RequestRecord, lifeline: Lifeline, metrics: Metrics, stall_timeout_s: float
+    ) -> None:
+        self.started = False
+        self.complete = False
+        self.rids = set(exchange.rids)
+        self._exchange = exchange
+        self._record = record
+        self._lifeline = lifeline
+        self._metrics = metrics
+        self._stall_s = stall_timeout_s
+        self._runtime_silent = UpstreamTimeout(f"The runtime sent nothing for {stall_timeout_s:g} s.")
+        self._client_slow = ClientGone(f"The client read nothing for {stall_timeout_s:g} s.")
+
+    async def copy(self, answer: sglang.Answer, send: Send, on_start: Callable[[], RawHeaders]) -> None:
+        """All of the answer; `on_start` is called when it begins, and says which headers to add.
+
+        Raises:
+            GatewayError: it broke.
+        """
+        self._on_start = on_start
+        await (self._copy_stream(answer, send) if self._exchange.stream else self._copy_whole(answer, send))
+
+    async def break_off(self, error: GatewayError, send: Send) -> None:
+        """Tell the client of an error after the beginning."""
+        translation = self._exchange.translation
+        await self._last_words(translation.fail(error) if translation else error_event(error), send)
+
+    async def close(self, send: Send) -> None:
+        """End what is complete already."""
+        if self._exchange.stream:
+            await self._last_words(b"", send)
+
+    async def _last_words(self, words: bytes, send: Send) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                await send({"type": "http.response.body", "body": words, "more_body": False})
+
+    async def _copy_whole(self, answer: sglang.Answer, send: Send) -> None:
+        document = await answer.document()
+        self._account(document)
+        body = orjson.dumps(self._for_client(document))
+        length = str(len(body)).encode()
+        await self._start(send, [(b"content-type", b"application/json"), (b"content-length", length)])
+        self.complete = True
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    def _for_client(self, document: dict[str, Any]) -> dict[str, Any]:
+        if self._exchange.translation is not None:
+            return self._exchange.translation.whole(document)
+        hidden = {"metadata"} if self._exchange.wants_details else {"metadata", "sglext"}
+        return {key: value for key, value in document.items() if key not in hidden} | {"id": self._exchange.rid}
+
+    async def _copy_stream(self, answer: sglang.Answer, send: Send) -> None:
+        splitter = EventSplitter()
+        async for data in answer.chunks():
+            if self.complete:
+                continue  # reads the end of the body, so that the connection can be used again
+            await self._pass_on(splitter.feed(data), send)
+        if not self.complete:
+            raise UpstreamProtocolError("The runtime's stream ended before it was complete.")
+        self._lifeline.allow(self._stall_s, self._client_slow)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _pass_on(self, events: list[bytes], send: Send) -> None:
+        """Send what the client should see; what came before a bad event is sent before it raises."""
+        seen: list[bytes] = []
+        failure: GatewayError | None = None
+        for event in events:
+            try:
+                seen.append(self._read(event))
+            except GatewayError as error:
+                failure = error
+                break
+        if data := b"".join(seen):
+            await self._send_chunk(data, send)
+        if failure is not None:
+            raise failure
+
+    async def _send_chunk(self, data: bytes, send: Send) -> None:
+        self._lifeline.allow(self._stall_s, self._client_slow)
+        if not self.started:
+            await self._start(send, _STREAM_HEADERS)
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+        self._lifeline.allow(LAST_WORDS_S if self.complete else self._stall_s, self._runtime_silent)
+
+    async def _start(self, send: Send, headers: RawHeaders) -> None:
+        self.started = True
+        await send({"type": "http.response.start", "status": 200, "headers": [*headers, *self._on_start()]})
+
+    def _read(self, event: bytes) -> bytes:
+        """What the client sees of an event: nothing, or all of it, or what it is translated to."""
+        translation = self._exchange.translation
+        match sglang.kind_of(event):
+            case sglang.Kind.CHUNK:
+                self._time_chunk()
+                seen = self._under_our_id(event)
+                return translation.feed(sglang.event_document(event)) if translation else seen
+            case sglang.Kind.SUMMARY:
+                document = sglang.event_document(event)
+                self._account(document)
+                if translation:
+                    return translation.feed(document)
+                return self._under_our_id(event) if self._is_wanted(document) else b""
+            case sglang.Kind.DONE:
+                self.complete = True
+                return translation.done() if translation else event
+            case sglang.Kind.ERROR:
+                raise sglang.event_error(event, prompt_param=self._exchange.prompt_param)
+            case sglang.Kind.COMMENT:
+                return event
+
+    def _is_wanted(self, summary: dict[str, Any]) -> bool:
+        """Whether the client asked for usage, or for acceptance figures."""
+        return self._exchange.wants_details if "sglext" in summary else self._exchange.wants_usage
+
+    def _account(self, document: dict[str, Any]) -> None:
+        self._record.usage = sglang.usage_of(document) or self._record.usage
+        self._record.speculation = sglang.speculation_of(document) or self._record.speculation
+
+    def _time_chunk(self) -> None:
+        gap_s = self._record.chunk(time.perf_counter())
+        if gap_s is not None:
+            self._metrics.inter_chunk.labels(self._exchange.path).observe(gap_s)
+
+    def _under_our_id(self, event: bytes) -> bytes:
+        if not self._exchange.own_ids:
+            return event
+        event, theirs = sglang.adopt_id(event, self._exchange.rid)
+        if theirs is not None:
+            self.rids.add(theirs)
+        return event
