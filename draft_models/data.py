@@ -18,7 +18,11 @@ from typing import Any
 from draft_models.errors import DataError
 
 SORTED_TOGETHER = 256
-"""Rows sorted by length before they are cut into batches: little padding, and still a shuffle."""
+"""Rows sorted by length before they are cut into batches, at least: little padding, and still a shuffle."""
+TOKENS_A_ROW = 8
+"""So many tokens of a batch make it one row more: what is left over of rows sorted together is a small batch."""
+SHAPES = 512
+"""Rows are padded to multiples of a batch's 512th: large batches are of few shapes, each of which a GPU plans once."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,20 @@ def batches(lengths: Sequence[int], batch_tokens: int, seed: int, epoch: int) ->
     shuffle = random.Random(f"{seed}/{epoch}")  # noqa: S311  not cryptography
     order = list(range(len(lengths)))
     shuffle.shuffle(order)
+    widths = [padded_length(length, batch_tokens) for length in lengths]
     found: list[list[int]] = []
-    for start in range(0, len(order), SORTED_TOGETHER):
-        together = sorted(order[start : start + SORTED_TOGETHER], key=lambda index: lengths[index])
-        found += _cut(together, lengths, batch_tokens)
+    group = max(SORTED_TOGETHER, batch_tokens // TOKENS_A_ROW)
+    for start in range(0, len(order), group):
+        together = sorted(order[start : start + group], key=lambda index: lengths[index])
+        found += _cut(together, widths, batch_tokens)
     shuffle.shuffle(found)
     return found
+
+
+def padded_length(longest: int, batch_tokens: int) -> int:
+    """How long the rows of a batch are with padding."""
+    step = max(1, batch_tokens // SHAPES)
+    return -(-longest // step) * step
 
 
 def digest(rows: Sequence[Row]) -> str:
@@ -99,11 +111,11 @@ def digest(rows: Sequence[Row]) -> str:
     return total.hexdigest()[:16]
 
 
-def _cut(order: list[int], lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+def _cut(order: list[int], widths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Consecutive rows of rising length, as many as fit."""
     batch: list[int] = []
     for index in order:
-        if batch and (len(batch) + 1) * lengths[index] > batch_tokens:
+        if batch and (len(batch) + 1) * widths[index] > batch_tokens:
             yield batch
             batch = []
         batch.append(index)

@@ -15,13 +15,13 @@ from draft_models import vocab
 from draft_models.answers import require_own
 from draft_models.checkpoint import CONFIG, WEIGHTS, load_draft, read_json
 from draft_models.config import DraftConfig, TrainConfig
-from draft_models.data import Row, digest, hold_out, key_digest, read_rows
+from draft_models.data import Row, hold_out, key_digest, padded_length, read_rows
 from draft_models.errors import ConfigError
 from draft_models.feature_cache import FeatureCache
 from draft_models.model import DraftModel
 from draft_models.provenance import file_sha256, provenance, relative
 from draft_models.selection import overlap_with, without_overlap
-from draft_models.target import Target, load_tokenizer, target_config, target_digest, template_hash
+from draft_models.target import Features, Target, load_tokenizer, target_config, target_digest, template_hash
 from draft_models.trainer import STATE, Data, FeaturesOf, Trainer
 from draft_models.world import World
 
@@ -106,7 +106,7 @@ def open_run(experiment: Experiment, world: World) -> tuple[Trainer, Summary]:
         experiment.recipe,
         data,
         experiment.out,
-        _origin(experiment, own_digest, template, chosen, summary),
+        _origin(experiment, own_digest, template, data.digest, summary),
         world,
     )
     if experiment.begun:
@@ -171,12 +171,18 @@ def _part(rows: Sequence[Row], share: float) -> list[Row]:
 
 def _features(experiment: Experiment, target: Target, rows: Sequence[Row]) -> FeaturesOf:
     if experiment.recompute:
-        return lambda indices: target.features_of([rows[index] for index in indices])
+        tokens = experiment.recipe.batch_tokens
+
+        def computed(indices: Sequence[int]) -> tuple[Tensor, Features]:
+            found = [rows[index] for index in indices]
+            return target.features_of(found, padded_length(max(map(len, found)), tokens))
+
+        return computed
     return FeatureCache(target, rows, experiment.cache or experiment.out / "features")
 
 
 def _origin(
-    experiment: Experiment, digest_of_target: str, template: str, rows: Sequence[Row], summary: Summary
+    experiment: Experiment, digest_of_target: str, template: str, rows_digest: str, summary: Summary
 ) -> dict[str, Any]:
     """Provenance that travels with the draft."""
     return provenance() | {
@@ -185,7 +191,7 @@ def _origin(
         "chat_template_sha256": template,
         "data": [relative(path) for path in experiment.data],
         "exclude": [relative(path) for path in experiment.exclude],
-        "rows_sha256": digest(rows),
+        "rows_sha256": rows_digest,
         "training_tokens": summary.tokens,
         "vocab_coverage": summary.coverage,
         "recipe": experiment.recipe.model_dump(),

@@ -9,6 +9,7 @@ V vocabulary.
 """
 
 import hashlib
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ from draft_models.config import require_supported
 from draft_models.data import Row
 from draft_models.errors import TargetError, first_line
 
+JUDGED_TOGETHER = {"cpu": 256, "cuda": 8192}
+"""Positions whose logits over the whole vocabulary exist at a time."""
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 
 
@@ -85,8 +88,10 @@ class Target:
         output = self.model.model(input_ids=ids_BT, output_hidden_states=True, use_cache=False)
         final_BTD = output.last_hidden_state
         likeliest_BT = torch.zeros_like(ids_BT)
-        for row, start in enumerate(starts or [0] * len(ids_BT)):
-            likeliest_BT[row, start:] = self.logits(final_BTD[row, start:]).max(-1).indices
+        start_B = torch.tensor(starts or [0] * len(ids_BT), device=ids_BT.device)
+        wanted_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device) >= start_B[:, None]
+        parts = final_BTD[wanted_BT].split(JUDGED_TOGETHER[ids_BT.device.type])
+        likeliest_BT[wanted_BT] = torch.cat([self.logits(part_MD).max(-1).indices for part_MD in parts])
         return Features(self._tapped(output.hidden_states), final_BTD, likeliest_BT)
 
     @torch.inference_mode()
@@ -102,9 +107,9 @@ class Target:
         )
         return output.last_hidden_state[0], self._tapped(output.hidden_states)[0]
 
-    def features_of(self, rows: Sequence[Row]) -> tuple[Tensor, Features]:
-        """Ids, padded with 0, and the features of these rows; the greedy next token only where it answers."""
-        ids_BT = padded([row.ids for row in rows]).to(self.embed_VD.device)
+    def features_of(self, rows: Sequence[Row], length: int = 0) -> tuple[Tensor, Features]:
+        """Ids, padded with 0 to `length` at least, and the features of these rows; what follows only in answers."""
+        ids_BT = padded([row.ids for row in rows], length).to(self.embed_VD.device)
         return ids_BT, self.features(ids_BT, [row.response_start - 1 for row in rows])
 
     def logits(self, final_MD: Tensor) -> Tensor:
@@ -116,11 +121,11 @@ class Target:
         return torch.cat([hidden_states[tap] for tap in self.taps], dim=-1)
 
 
-def padded(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Rows of ids padded on the right with 0, [B, T]."""
-    ids_BT = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+def padded(rows: Sequence[Sequence[int]], length: int = 0) -> Tensor:
+    """Rows of ids padded on the right with 0 to the longest, or to `length`: [B, T]."""
+    ids_BT = torch.zeros(len(rows), max(length, *map(len, rows)), dtype=torch.long)
     for row, ids in enumerate(rows):
-        ids_BT[row, : len(ids)] = torch.tensor(ids)
+        ids_BT[row, : len(ids)] = torch.frombuffer(array("q", ids), dtype=torch.long)
     return ids_BT
 
 

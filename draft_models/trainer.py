@@ -14,6 +14,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -74,6 +75,11 @@ class Data:
     held_out: int
     features_of: FeaturesOf
 
+    @cached_property
+    def digest(self) -> str:
+        """Of all rows."""
+        return digest(self.rows)
+
     @property
     def training(self) -> int:
         """Rows to train on: the first ones."""
@@ -114,6 +120,8 @@ class Trainer:
                 f"{len(every)} batches for {world.size} processes: smaller --batch-tokens, or fewer of them"
             )
         self.run_state = Run(identity=self._identity())
+        self._ahead = ThreadPoolExecutor(1)
+        self._next: Future[Layout] | None = None
         self.objective = Objective(draft.to(world.device), target, config)
 
     def initialise(self) -> None:
@@ -182,7 +190,10 @@ class Trainer:
         state, config = self.run_state, self.config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(state.batch, len(self.plan), config)
-        loss, alphas = self.loss(self.plan[state.batch][self.world.rank])
+        layout = (self._next or self._layout_of(state.batch)).result()
+        # a GPU need not wait for the next one
+        self._next = self._layout_of(state.batch + 1) if state.batch + 1 < len(self.plan) else None
+        loss, alphas = self.loss(self.plan[state.batch][self.world.rank], layout)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.objective.parameters(), config.grad_clip)
@@ -191,13 +202,16 @@ class Trainer:
         state.batch += 1
         return loss.item(), alphas
 
-    def loss(self, indices: Sequence[int]) -> tuple[Tensor, list[float]]:
+    def loss(self, indices: Sequence[int], layout: Layout) -> tuple[Tensor, list[float]]:
         """The training-time-test loss of these rows, and per step the share of predictions that hit."""
-        generator = torch.Generator().manual_seed(_seed(self.config.seed, self.run_state.batch, self.world.rank))
-        layout = self._layout(indices, self.config.num_steps, self.config.position_survival, generator)
-        ids_BT, features = self._batch(indices)
+        layout, (ids_BT, features) = layout.to(self.world.device), self._batch(indices)
         judgement = self.objective(ids_BT, features, layout)
         return judgement.loss, shares(judgement.hit_X, layout.step_X, self.config.num_steps)
+
+    def dropped_layout(self, batch: int, rank: int) -> Layout:
+        """A training batch's: which positions are dropped is a function of how many batches were before."""
+        generator = torch.Generator().manual_seed(_seed(self.config.seed, batch, rank))
+        return self._layout(self.plan[batch][rank], self.config.num_steps, self.config.position_survival, generator)
 
     @property
     def training_tokens(self) -> int:
@@ -216,7 +230,7 @@ class Trainer:
     @torch.no_grad()
     def measure(self, indices: Sequence[int], num_steps: int) -> tuple[Acceptance, float]:
         """Acceptance of a greedy chain along these rows, which the target wrote greedily, and the loss."""
-        layout, (ids_BT, features) = self._layout(indices, num_steps), self._batch(indices)
+        layout, (ids_BT, features) = self._layout(indices, num_steps).to(self.world.device), self._batch(indices)
         judgement = self.objective(ids_BT, features, layout)
         rows = [self.data.rows[index] for index in indices]
         return chain_acceptance(rows, ids_BT, layout, judgement), judgement.loss.item()
@@ -253,7 +267,7 @@ class Trainer:
         ]
         if differences:
             raise ConfigError(f"{path}: another run's state: {'; '.join(differences)}; name another --out")
-        self.run_state = Run(**state["run"])
+        self.run_state, self._next = Run(**state["run"]), None
         set_state_dict(
             self.objective,
             self.optimizer,
@@ -270,7 +284,7 @@ class Trainer:
             **self.config.model_dump(mode="json", exclude=LENGTHENED),
             **self.draft.config.model_dump(mode="json"),
             "target": self.target.digest,
-            "rows": digest(self.data.rows),
+            "rows": self.data.digest,
             "training": self.data.training,
             "processes": self.world.size,
             "init": self.provenance.get("init", {}).get("weights_sha256"),
@@ -281,12 +295,15 @@ class Trainer:
         device = self.world.device
         return ids_BT.to(device), Features(*(tensor.to(device) for tensor in vars(features).values()))
 
+    def _layout_of(self, batch: int) -> Future[Layout]:
+        return self._ahead.submit(self.dropped_layout, batch, self.world.rank)
+
     def _layout(
         self, indices: Sequence[int], num_steps: int, survival: float = 1.0, generator: torch.Generator | None = None
     ) -> Layout:
         rows = [self.data.rows[index] for index in indices]
         lengths, starts = [len(row) for row in rows], [row.response_start for row in rows]
-        return Layout.of(lengths, starts, num_steps, survival, generator).to(self.world.device)
+        return Layout.of(lengths, starts, num_steps, survival, generator)
 
     def _keep_if_best(self, on_line: Callable[[Progress | Validation], None]) -> None:
         state, steps = self.run_state, self.config.num_steps

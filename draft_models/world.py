@@ -61,6 +61,7 @@ def join(device: str | None = None) -> World:
     size, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     if kind == "cuda":
         torch.cuda.set_device(local_rank)
+        torch.backends.cuda.enable_cudnn_sdp(False)  # noqa: FBT003  2 ms of planning for every new shape
     if size == 1:
         return World(torch.device(kind))
     if not torch.distributed.is_initialized():

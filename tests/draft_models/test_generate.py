@@ -32,7 +32,7 @@ def answers(asked, batch_size):
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_batched_greedy_answers_are_those_of_one_prompt_at_a_time(kind, monkeypatch):
-    monkeypatch.setattr(generate, "SPARE_COLUMNS", 8)  # rows are moved many times
+    monkeypatch.setattr(generate, "COLUMNS", 8)  # the slots grow more than once
     asked, alone = requests(13), tiny.target(kind=kind)
     for done in Batcher(tiny.target(kind=kind), 4).run(deque(asked)):
         prompt, limit = list(done.request.ids), done.request.max_tokens
@@ -40,22 +40,18 @@ def test_batched_greedy_answers_are_those_of_one_prompt_at_a_time(kind, monkeypa
         assert done.ended == (done.ids[-1] in EOS)
 
 
-def test_prompts_of_rising_length_leave_the_cache_where_it_is(monkeypatch):
-    monkeypatch.setattr(generate, "SPARE_COLUMNS", 16)
-    columns, places = Batcher(tiny.target(), 100).columns, []
-    for row, length in enumerate(range(1, 49)):
-        columns.place(row, length)
-        places.append((columns.end, columns.capacity))
-    assert places == [(16, 32)] * 16 + [(32, 48)] * 16 + [(48, 64)] * 16
+def test_prompts_that_are_read_together_do_not_see_each_other(monkeypatch):
+    monkeypatch.setattr(generate, "READ_TOGETHER", 50)  # one long prompt, or several short ones
+    assert answers(requests(20), 20) == answers(requests(20), 1)
 
 
-def test_a_cache_that_was_large_shrinks_again(monkeypatch):
-    monkeypatch.setattr(generate, "SPARE_COLUMNS", 16)
-    batcher, alone = Batcher(tiny.target(), 2), tiny.target()
-    for length, capacity in ((200, 224), (3, 32)):
-        (done,) = batcher.run(deque([Request("long", tuple(range(2, 7)) * (length // 5) or (2, 3), 5, EOS)]))
-        assert list(done.ids) == decode_plain(alone, list(done.request.ids), 5, set(EOS)).ids
-        assert {layer.key_BGCd.shape[2] for layer in batcher.columns.stored} == {capacity}
+def test_slots_of_finished_answers_are_given_to_others():
+    batcher, asked = Batcher(tiny.target(), 8), requests(40)
+    for done in batcher.run(deque(asked)):
+        assert len(batcher.rows) <= 8
+        assert not done.ended or done.ids[-1] in EOS
+    assert not batcher.rows
+    assert {layer.key_BCGd.shape[1] for layer in batcher.slots.stored} == {128}
 
 
 def test_sampled_answers_depend_on_their_seed_and_on_nothing_else():

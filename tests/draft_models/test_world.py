@@ -53,12 +53,11 @@ def train_together(rank: int, size: int, port: int, directory: str) -> None:
 def averaged(directory: Path) -> dict[str, torch.Tensor]:
     """One process that takes both processes' batches and averages their gradients."""
     cpu = torch.device("cpu")
-    run, plan = trainer(directory, World(cpu)), trainer(directory, World(cpu, 0, 2)).plan
+    run, both = trainer(directory, World(cpu)), trainer(directory, World(cpu, 0, 2))
+    plan = both.plan
     for step in range(STEPS):
-        run.run_state.batch = step
         for rank, indices in enumerate(plan[step]):
-            run.world = World(cpu, rank)
-            (run.loss(indices)[0] / 2).backward()
+            (run.loss(indices, both.dropped_layout(step, rank))[0] / 2).backward()
         for group in run.optimizer.param_groups:
             group["lr"] = learning_rate(step, len(plan), CONFIG)
         torch.nn.utils.clip_grad_norm_(run.draft.parameters(), CONFIG.grad_clip)
