@@ -5,11 +5,14 @@ shape (the gateway's protocol), the start of a runtime, and guesses: every row n
 Rows tagged "measured" were tried on SGLang 0.5.23, CPU, EAGLE3 3/4/8; paths are below `sglang/srt/`.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
 TESTED_VERSION = "0.5.23"
+
+_RELEASE = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 
 
 class Feature(StrEnum):
@@ -81,6 +84,13 @@ class RuntimeFacts:
         """Aerie's CPU runtime always does; stock SGLang only with deterministic inference."""
         return self.device == "cpu" or self.deterministic
 
+    def is_older_than(self, version: str) -> bool:
+        """By release number; what has none is a build of somebody's own, and taken for new."""
+        ours, theirs = _RELEASE.match(self.version), _RELEASE.match(version)
+        if ours is None or theirs is None:
+            return False
+        return tuple(map(int, ours.groups())) < tuple(map(int, theirs.groups()))
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -98,6 +108,10 @@ class Rule:
 
 def _speculative(facts: RuntimeFacts) -> bool:
     return facts.speculative
+
+
+def _speculative_and_untested(facts: RuntimeFacts) -> bool:
+    return facts.speculative and facts.is_older_than(TESTED_VERSION)
 
 
 def _stock_verification(facts: RuntimeFacts) -> bool:
@@ -157,7 +171,14 @@ TABLE: tuple[Rule, ...] = (
     ),
     Rule(Feature.PENALTIES, OK, MEASURED),
     Rule(Feature.LOGIT_BIAS, OK, MEASURED),
-    Rule(Feature.LOGPROBS, OK, f"{MEASURED}; earlier versions crash: sgl-project/sglang#17349, #19761"),
+    Rule(
+        Feature.LOGPROBS,
+        REFUSED,
+        "sgl-project/sglang#17349, #19761: earlier versions crash, or leave out accepted drafts",
+        f"Log probabilities under speculation are served from SGLang {TESTED_VERSION} on; this runtime is older.",
+        _speculative_and_untested,
+    ),
+    Rule(Feature.LOGPROBS, OK, MEASURED),
     Rule(
         Feature.ECHO_WITH_LOGPROBS,
         REFUSED,
@@ -179,7 +200,15 @@ TABLE: tuple[Rule, ...] = (
         "min_tokens cannot be combined with stop_token_ids: an id outside the vocabulary stops the runtime.",
     ),
     Rule(Feature.IGNORE_EOS, OK, MEASURED),
-    Rule(Feature.STRUCTURED_OUTPUT, OK, f"{MEASURED}; earlier versions crash: sgl-project/sglang#24283"),
+    Rule(
+        Feature.STRUCTURED_OUTPUT,
+        REFUSED,
+        "sgl-project/sglang#24283, #15050: in earlier versions a constrained answer ends the scheduler",
+        "Constrained answers (also by regex, ebnf and forced tool calls) under speculation are served from SGLang "
+        f"{TESTED_VERSION} on; this runtime is older.",
+        _speculative_and_untested,
+    ),
+    Rule(Feature.STRUCTURED_OUTPUT, OK, MEASURED),
     Rule(
         Feature.TOOLS,
         REFUSED,
@@ -187,7 +216,12 @@ TABLE: tuple[Rule, ...] = (
         "This runtime has no tool call parser: start it with --tool-call-parser and the model's parser.",
         lambda facts: facts.tool_call_parser is None,
     ),
-    Rule(Feature.TOOLS, OK, MEASURED),
+    Rule(
+        Feature.TOOLS,
+        RELAXED,
+        f"{MEASURED}, parser hermes; function_call/function_call_parser.py get_structure_constraint",
+        "Some parsers hold a call's arguments to the function's schema only where the function says strict: true.",
+    ),
     Rule(
         Feature.REASONING_EFFORT,
         REFUSED,
@@ -239,5 +273,7 @@ def decide(feature: Feature, facts: RuntimeFacts) -> Rule:
 def first_refusal(features: Iterable[Feature], facts: RuntimeFacts) -> Rule | None:
     """The first feature this runtime must not be asked for, in the table's order; None when all are fine."""
     asked = frozenset(features)
+    if not asked:
+        return None
     rules = (decide(feature, facts) for feature in Feature if feature in asked)
     return next((rule for rule in rules if rule.support is Support.REFUSED), None)

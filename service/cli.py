@@ -18,6 +18,8 @@ from service.gateway.keys import mint
 from service.gateway.reload import InvalidFiles
 from service.gateway.server import serve
 from service.gateway.settings import Settings
+from service.gateway.tracing import CannotTrace
+from service.gateway.workers import CannotListen
 from service.runtime import model_source, preflight, profiles
 from service.runtime.child import ChildError
 from service.runtime.config import RuntimeConfig
@@ -27,6 +29,8 @@ from service.up import Stack, prepare, run, run_runtime
 
 FAILURES = (
     InvalidFiles,
+    CannotListen,
+    CannotTrace,
     ChildError,
     BuildError,
     profiles.ProfileError,
@@ -65,7 +69,7 @@ def runtime(options: argparse.Namespace) -> int:
 
 def gateway(options: argparse.Namespace) -> int:
     """The gateway alone, in front of a runtime that runs already."""
-    given = {name: getattr(options, name) for name in ("host", "port", "upstream", "config", "keys")}
+    given = {name: getattr(options, name) for name in ("host", "port", "workers", "upstream", "config", "keys")}
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
@@ -130,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
                 "--upstream", action="append", metavar="URL", help="a runtime, once for each (http://127.0.0.1:30000)"
             )
             subparser.add_argument("--config", metavar="FILE", help="YAML: pools, policy, queue; instead of --upstream")
+            subparser.add_argument("--workers", type=int, metavar="N", help="processes that serve the port (1)")
             subparser.add_argument("--keys", metavar="FILE", help="YAML: API keys; without it everyone may ask")
         if command is key:
             subparser.add_argument("--id", required=True, metavar="NAME", help="for logs: a-z, 0-9, _ and -")

@@ -90,8 +90,7 @@ class Admission:
     ) -> None:
         self.capacity = capacity
         self.running = 0
-        self._queue_limit = queue_limit
-        self._tenant_queue_limit = math.inf if tenant_queue_limit is None else tenant_queue_limit
+        self.limit(queue_limit, tenant_queue_limit)
         self._clock = clock
         self._queues: dict[int, _FairQueue] = {}  # by priority; kept until a slot stays free
         self._drain_rate = _DrainRate()
@@ -104,6 +103,11 @@ class Admission:
     def slot(self, ticket: Ticket) -> Slot:
         """A place for this request: `async with admission.slot(ticket) as slot`."""
         return Slot(self, ticket)
+
+    def limit(self, queue_limit: int, tenant_queue_limit: int | None) -> None:
+        """From now on so many may wait; who waits already stays."""
+        self._queue_limit = queue_limit
+        self._tenant_queue_limit = math.inf if tenant_queue_limit is None else tenant_queue_limit
 
     def resize(self, capacity: int) -> None:
         """Runtimes came or went. What runs goes on; what waits moves up."""

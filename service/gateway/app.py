@@ -4,15 +4,21 @@ Owns the factory, the lifespan and how errors become answers. Refuses to own a p
 """
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from http import HTTPStatus
+from importlib import import_module
+from types import ModuleType
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
-from service.gateway import health, openapi, routes
-from service.gateway.config import read_config
+from service.gateway import cors, docs, health, openapi, routes, tokenizing, tracing
+from service.gateway.board import Shared
+from service.gateway.config import ConfigFile
 from service.gateway.dependencies import State
 from service.gateway.drain import Drain
 from service.gateway.errors import GatewayError, InternalError, InvalidRequest, MethodNotAllowed, NotFound
@@ -22,42 +28,87 @@ from service.gateway.metrics import Metrics
 from service.gateway.middleware import BoundedBody, Observe
 from service.gateway.relay import Surroundings
 from service.gateway.settings import Settings
+from service.gateway.shortcut import Shortcut, error_response
 from service.gateway.tasks import running
+
+# FastAPI's own: it would log messages of errors, which may hold prompts, and looks for providers at every request
+_NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+
+SUCCESSOR_PATIENCE_S = 2.0
+"""A worker knows its runtimes before it takes connections: those that wait for a dead one's successor get no 503."""
 
 _Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[State]]
 
 
-def create_app(settings: Settings, drain: Drain | None = None) -> FastAPI:
-    """A gateway; whoever owns the process passes the drain it will begin, and reloads `app.state.guard` when told to.
+def create_app(settings: Settings, drain: Drain | None = None, shared: Shared | None = None) -> FastAPI:
+    """A gateway; whoever owns the process passes the drain it will begin, and calls `app.state.reload` when told to.
+
+    One of several workers is given what it shares with the others.
 
     Raises:
         InvalidFiles: a file that the settings name cannot be used.
+        CannotTrace: tracing is asked for and not installed.
     """
     metrics = Metrics()
-    fleet, guard = Fleet(read_config(settings), settings, metrics), Guard(settings.keys, metrics)
+    file, guard = ConfigFile(settings, metrics), Guard(settings.keys, metrics)
+    if shared is not None:
+        shared.join(metrics, guard.limiter)
+    fleet = Fleet(file.value, settings, metrics)
+    file.follow(fleet.adopt)
     around = Surroundings(settings, fleet, guard, drain or Drain(), metrics)
     app = FastAPI(
         title="Aerie gateway",
         summary="OpenAI's API over SGLang with EAGLE-3 speculative decoding",
-        lifespan=_lifespan(around),
+        lifespan=_lifespan(around, file, shared),
+        openapi_url=docs.DOCUMENT_URL if settings.docs else None,
         docs_url=None,
         redoc_url=None,
+        telemetry=_NO_TELEMETRY,
     )
-    app.state.guard = guard
+    app.state.metrics = metrics
+    app.state.reload = partial(_reload, guard, file)
     app.include_router(routes.router)
+    app.include_router(tokenizing.router)
     app.include_router(health.router)
+    if settings.docs:
+        docs.add_to(app)
     _add_error_handlers(app)
+    app.add_middleware(Shortcut, endpoints=routes.GENERATING)  # added first, so it is the innermost
     app.add_middleware(BoundedBody, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, **cors.options(settings.cors_origins))
+    if settings.tracing:
+        tracing.check_installed()
+        app.add_middleware(_spans().Traced)
     app.add_middleware(Observe, metrics=metrics)  # added last, so it is the outermost
     openapi.describe(app)
     return app
 
 
-def _lifespan(around: Surroundings) -> _Lifespan:
+def _spans() -> ModuleType:
+    """Imported where it is needed: its packages may be missing elsewhere."""
+    return import_module("service.gateway.spans")
+
+
+def _reload(guard: Guard, file: ConfigFile) -> None:
+    guard.reload()
+    file.reload()
+
+
+def _lifespan(around: Surroundings, file: ConfigFile, shared: Shared | None) -> _Lifespan:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
-        async with around.fleet, running(around.guard.watch()):
-            yield {"around": around}
+        async with AsyncExitStack() as lives:
+            await lives.enter_async_context(around.fleet)
+            await lives.enter_async_context(running(around.guard.watch()))
+            await lives.enter_async_context(running(file.watch()))
+            if shared is not None:
+                await lives.enter_async_context(running(shared.exchange_for_ever()))
+                await around.fleet.settle(SUCCESSOR_PATIENCE_S)
+            state: State = {"around": around}
+            if around.settings.tracing:
+                state["tracer"] = await lives.enter_async_context(_spans().collecting())
+            yield state
 
     return lifespan
 
@@ -80,7 +131,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 def _answer(request: Request, error: GatewayError) -> Response:
     request.state.record.failure = error
-    return Response(error.body, error.status, error.headers, media_type="application/json")
+    return error_response(error)
 
 
 def _from_starlette(error: HTTPException) -> GatewayError:

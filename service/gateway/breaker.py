@@ -63,6 +63,8 @@ class Breaker:
     @property
     def reason(self) -> str | None:
         """Why nothing may pass; None when a request may."""
+        if self._open_until_s is None:
+            return None
         match self.state:
             case State.OPEN:
                 return "Too many of its last requests failed."

@@ -1,7 +1,8 @@
 """What an operator says of runtimes and traffic, in one YAML file: pools, policy, queue.
 
-Owns the file's shape and defaults; it is read once, at the start. Refuses to own the process's settings (settings.py),
-keys (keyfile.py) and what is done with any of it (fleet.py).
+Owns the file's shape, defaults and newest valid version, and a worker's share of its limits. Refuses to own the
+process's settings (settings.py), keys (keyfile.py), watching files (reload.py) and what is done with any of it
+(fleet.py).
 
     pools:
       - {name: eagle, kind: speculative, replicas: ["dns+http://sglang-eagle:30000"], max_in_flight: 48}
@@ -10,7 +11,9 @@ keys (keyfile.py) and what is done with any of it (fleet.py).
     queue: {limit: 1024, wait_s: 30}
 """
 
+import asyncio
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Self
 
@@ -18,12 +21,15 @@ from pydantic import Field, model_validator
 
 from service.gateway import strict_yaml
 from service.gateway.discovery import Targets
+from service.gateway.metrics import Metrics
 from service.gateway.policy import Kind, PolicyConfig, PoolName
 from service.gateway.reload import Reloading, of_one
 from service.gateway.settings import Settings
 from service.gateway.strict_yaml import Section
 
 MAX_IN_FLIGHT = 256
+INTERVAL_S = 1.0
+"""Between two looks at the file."""
 
 
 class PoolConfig(Section):
@@ -72,13 +78,60 @@ class GatewayConfig(Section):
                 raise ValueError(f"policy.{name}: baseline, but no pool is of that kind")
         return self
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The pools'."""
+        return frozenset(pool.name for pool in self.pools)
 
-def read_config(settings: Settings) -> GatewayConfig:
-    """The file that the settings name, or one pool of their upstreams.
+    def share(self, workers: int) -> Self:
+        """What each of several workers may take of it: an equal part of every number of requests, rounded up."""
+        pools = tuple(pool.model_copy(update=_parts(workers, max_in_flight=pool.max_in_flight)) for pool in self.pools)
+        queue = _parts(workers, limit=self.queue.limit, limit_per_key=self.queue.limit_per_key)
+        return self.model_copy(update={"pools": pools, "queue": self.queue.model_copy(update=queue)})
 
-    Raises:
-        InvalidFiles: it cannot be used.
-    """
-    if settings.config is None:
-        return GatewayConfig(pools=(PoolConfig(name="default", replicas=settings.upstream),))
-    return Reloading([settings.config], of_one(partial(strict_yaml.parse, model=GatewayConfig))).value
+
+def _parts(workers: int, **numbers: int | None) -> dict[str, int | None]:
+    return {name: number and -(-number // workers) for name, number in numbers.items()}
+
+
+class ConfigFile:
+    """The newest valid file that the settings name; without one, a pool of their upstreams."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        """Read it.
+
+        Raises:
+            InvalidFiles: it cannot be used.
+        """
+        self._workers = settings.workers
+        self._on_change: Callable[[GatewayConfig], None] | None = None
+        self._file: Reloading[GatewayConfig] | None = None
+        if settings.config is not None:
+            parse = partial(strict_yaml.parse, model=GatewayConfig)
+            self._file = Reloading([settings.config], of_one(parse), on_change=self._changed, interval_s=INTERVAL_S)
+        self._without = GatewayConfig(pools=(PoolConfig(name="default", replicas=settings.upstream),))
+        metrics.config_generation.set_function(lambda: self._file.status.generation if self._file else 0)
+        metrics.config_loaded.set_function(lambda: self._file.status.last_ok_s if self._file else 0)
+        metrics.config_stale.set_function(lambda: self._file is not None and self._file.status.last_error is not None)
+
+    @property
+    def value(self) -> GatewayConfig:
+        """This worker's share of it."""
+        return (self._file.value if self._file else self._without).share(self._workers)
+
+    def follow(self, on_change: Callable[[GatewayConfig], None]) -> None:
+        """Tell every further version to this one."""
+        self._on_change = on_change
+
+    def reload(self) -> None:
+        """Read the file now, if there is one."""
+        if self._file is not None:
+            self._file.reload()
+
+    async def watch(self) -> None:
+        """Read the file whenever it changes, for ever."""
+        await (asyncio.Event().wait() if self._file is None else self._file.watch())
+
+    def _changed(self, config: GatewayConfig) -> None:
+        if self._on_change is not None:
+            self._on_change(config.share(self._workers))

@@ -2,13 +2,14 @@
 
 Owns what the client is sent and what the record learns from it. Refuses to own where the answer comes from, and what
 becomes of a request whose answer breaks (relay.py). Streams are copied as bytes: unless they are translated, only the
-last events are parsed.
+last events are parsed, and only the usage is written anew, where acceptance figures were asked for.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import takewhile
 from typing import Any
 
 import orjson
@@ -17,6 +18,7 @@ from starlette.types import Send
 from service.gateway import sglang
 from service.gateway.errors import ClientGone, GatewayError, UpstreamProtocolError, UpstreamTimeout
 from service.gateway.exchange import Exchange
+from service.gateway.include import speculation_block
 from service.gateway.lifeline import Lifeline
 from service.gateway.metrics import Metrics
 from service.gateway.record import RequestRecord
@@ -41,6 +43,8 @@ class Delivery:
         self.started = False
         self.complete = False
         self.rids = set(exchange.rids)
+        self._chunks = 0
+        self._is_plain = exchange.translation is None and not exchange.own_ids  # chunks pass as they are
         self._exchange = exchange
         self._record = record
         self._lifeline = lifeline
@@ -86,7 +90,13 @@ class Delivery:
         if self._exchange.translation is not None:
             return self._exchange.translation.whole(document)
         hidden = {"metadata"} if self._exchange.wants_details else {"metadata", "sglext"}
-        return {key: value for key, value in document.items() if key not in hidden} | {"id": self._exchange.rid}
+        seen = {key: value for key, value in document.items() if key not in hidden} | {"id": self._exchange.rid}
+        return self._with_figures(seen) if self._exchange.wants_speculation else seen
+
+    def _with_figures(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Of several prompts SGLang tells the first one's figures only: less than all is nothing."""
+        figures = self._record.speculation if len(self._exchange.rids) == 1 else None
+        return document | {"usage": (document.get("usage") or {}) | {"speculation": speculation_block(figures)}}
 
     async def _copy_stream(self, answer: sglang.Answer, send: Send) -> None:
         splitter = EventSplitter()
@@ -101,14 +111,17 @@ class Delivery:
 
     async def _pass_on(self, events: list[bytes], send: Send) -> None:
         """Send what the client should see; what came before a bad event is sent before it raises."""
-        seen: list[bytes] = []
+        seen = list(takewhile(sglang.is_chunk, events)) if self._is_plain else []
         failure: GatewayError | None = None
-        for event in events:
+        chunks, self._chunks = self._chunks, self._chunks + len(seen)
+        for event in events[len(seen) :]:
             try:
                 seen.append(self._read(event))
             except GatewayError as error:
                 failure = error
                 break
+        if self._chunks > chunks:
+            self._time_arrival()
         if data := b"".join(seen):
             await self._send_chunk(data, send)
         if failure is not None:
@@ -130,7 +143,7 @@ class Delivery:
         translation = self._exchange.translation
         match sglang.kind_of(event):
             case sglang.Kind.CHUNK:
-                self._time_chunk()
+                self._chunks += 1
                 seen = self._under_our_id(event)
                 return translation.feed(sglang.event_document(event)) if translation else seen
             case sglang.Kind.SUMMARY:
@@ -138,7 +151,7 @@ class Delivery:
                 self._account(document)
                 if translation:
                     return translation.feed(document)
-                return self._under_our_id(event) if self._is_wanted(document) else b""
+                return self._summary(event, document)
             case sglang.Kind.DONE:
                 self.complete = True
                 return translation.done() if translation else event
@@ -147,18 +160,23 @@ class Delivery:
             case sglang.Kind.COMMENT:
                 return event
 
-    def _is_wanted(self, summary: dict[str, Any]) -> bool:
-        """Whether the client asked for usage, or for acceptance figures."""
-        return self._exchange.wants_details if "sglext" in summary else self._exchange.wants_usage
+    def _summary(self, event: bytes, document: dict[str, Any]) -> bytes:
+        """Usage, or SGLang's acceptance figures, where the client asked for either."""
+        if "sglext" in document:
+            return self._under_our_id(event) if self._exchange.wants_details else b""
+        if self._exchange.wants_speculation:
+            event = b"data: " + orjson.dumps(self._with_figures(document)) + b"\n\n"
+        return self._under_our_id(event) if self._exchange.wants_usage else b""
 
     def _account(self, document: dict[str, Any]) -> None:
         self._record.usage = sglang.usage_of(document) or self._record.usage
         self._record.speculation = sglang.speculation_of(document) or self._record.speculation
 
-    def _time_chunk(self) -> None:
+    def _time_arrival(self) -> None:
+        """Chunks that arrive together are one arrival."""
         gap_s = self._record.chunk(time.perf_counter())
         if gap_s is not None:
-            self._metrics.inter_chunk.labels(self._exchange.path).observe(gap_s)
+            self._metrics.between_chunks(self._exchange.path).observe(gap_s)
 
     def _under_our_id(self, event: bytes) -> bytes:
         if not self._exchange.own_ids:

@@ -1,12 +1,13 @@
-"""What routes are given: the gateway's parts and the request's record, as `Annotated` aliases.
+"""What routes are given: the gateway's parts and the request's record, as `Annotated` aliases; and who asks.
 
 Owns the typed lifespan state. Refuses to own making those parts (app.py).
 """
 
-from typing import Annotated, TypedDict, cast
+from typing import Annotated, NotRequired, TypedDict, cast
 
 from fastapi import Depends, Request
 
+from service.gateway.keys import Key
 from service.gateway.record import RequestRecord
 from service.gateway.relay import Surroundings
 
@@ -15,15 +16,28 @@ class State(TypedDict):
     """What the lifespan yields."""
 
     around: Surroundings
+    tracer: NotRequired[object]
+    """spans.py's, where it is switched on."""
 
 
-def _around(request: Request) -> Surroundings:
+async def _around(request: Request) -> Surroundings:
     return cast("Surroundings", request.state.around)
 
 
-def _record(request: Request) -> RequestRecord:
+async def _record(request: Request) -> RequestRecord:
     return cast("RequestRecord", request.state.record)
 
 
 Around = Annotated[Surroundings, Depends(_around)]
 Record = Annotated[RequestRecord, Depends(_record)]
+
+
+def authenticated(request: Request, around: Surroundings, record: RequestRecord) -> Key:
+    """Whose request it is, noted in its record.
+
+    Raises:
+        Unauthorized: nobody's that is known and valid.
+    """
+    key = around.guard.authenticate(request.headers.get("authorization"))
+    record.key_id, record.key_class = key.id, key.tenant_class
+    return key

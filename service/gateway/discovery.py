@@ -94,6 +94,12 @@ class Discovery:
         """What is wrong with names whose last resolution failed."""
         return tuple(f"{target.name} cannot be resolved: {why}" for target, why in self._failing.items())
 
+    def retarget(self, targets: Sequence[str]) -> None:
+        """Look for these from now on; a name that stays keeps its last addresses."""
+        self._targets = tuple(Target.parse(text) for text in targets)
+        for gone in self._failing.keys() - set(self._targets):
+            del self._failing[gone]
+
     async def urls(self) -> frozenset[str]:
         """Ask again; never raises for a name without an answer."""
         return frozenset().union(*await asyncio.gather(*map(self._urls_of, self._targets)))

@@ -1,15 +1,16 @@
 """Every error a client can see, and the one place where foreign errors become ours.
 
-Owns the exception tree (an error knows its status, type and code), OpenAI's error body, and the tables that map httpx
-and SGLang errors. Refuses to own what to do about an error: no logging, no retries.
+Owns the exception tree (an error knows its status, type and code), OpenAI's error body, and the places that map the
+HTTP client's errors and SGLang's. Refuses to own what to do about an error: no logging, no retries.
 """
 
 import re
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
-import httpx
 import orjson
+
+from service.gateway.http1 import CannotConnect, CutShort, HttpError, NoAnswer, TimedOut
 
 
 class GatewayError(Exception):
@@ -97,10 +98,21 @@ class MethodNotAllowed(InvalidRequest):
     status, code = 405, "method_not_allowed"
 
 
+class HeadTimeout(InvalidRequest):
+    """The request's head did not arrive in time."""
+
+    status, code = 408, "header_timeout"
+
+
 class BodyTimeout(InvalidRequest):
     """The request's body did not arrive in time."""
 
     status, code = 408, "body_timeout"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The rest of the body is not waited for."""
+        return {**super().headers, "connection": "close"}
 
 
 class PayloadTooLarge(InvalidRequest):
@@ -113,6 +125,12 @@ class UnsupportedMediaType(InvalidRequest):
     """The body is not declared as JSON."""
 
     status, code = 415, "unsupported_media_type"
+
+
+class HeadersTooLarge(InvalidRequest):
+    """The request's head is over the limit."""
+
+    status, code = 431, "headers_too_large"
 
 
 class Overloaded(GatewayError):
@@ -188,25 +206,17 @@ def unavailable(message: str) -> UpstreamUnavailable:
     return UpstreamUnavailable(message, retry_after_s=UNAVAILABLE_RETRY_AFTER_S)
 
 
-def from_httpx(error: httpx.HTTPError) -> GatewayError:
-    """Map what the HTTP client raises. The first matching row of `_HTTPX` decides."""
-    for kinds, make in _HTTPX:
-        if isinstance(error, kinds):
-            return make()
-    return UpstreamProtocolError("The runtime's answer could not be read.")
-
-
-_HTTPX = (
-    (
-        (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout),
-        lambda: unavailable("The runtime cannot be reached."),
-    ),
-    ((httpx.TimeoutException,), lambda: UpstreamTimeout("The runtime did not take the request in time.")),
-    (
-        (httpx.NetworkError, httpx.RemoteProtocolError),
-        lambda: UpstreamProtocolError("The runtime closed the connection before its answer was complete."),
-    ),
-)
+def from_http(error: HttpError) -> GatewayError:
+    """Map what the HTTP client raises."""
+    match error:
+        case CannotConnect():
+            return unavailable("The runtime cannot be reached.")
+        case TimedOut():
+            return UpstreamTimeout("The runtime did not answer in time.")
+        case NoAnswer() | CutShort():
+            return UpstreamProtocolError("The runtime closed the connection before its answer was complete.")
+        case _:
+            return UpstreamProtocolError("The runtime's answer could not be read.")
 
 
 class _SGLangRow(NamedTuple):

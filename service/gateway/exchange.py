@@ -47,6 +47,7 @@ class Exchange:
     stream: bool
     wants_usage: bool
     wants_details: bool
+    wants_speculation: bool
     key: Key
     estimate: int
     """Tokens it may use."""

@@ -7,13 +7,13 @@ choice of a replica (pool.py) and carrying a plan out (relay.py).
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Self
 
 from service.gateway import balance
 from service.gateway.admission import Admission
-from service.gateway.config import GatewayConfig, PoolConfig
+from service.gateway.config import GatewayConfig, PoolConfig, QueueConfig
 from service.gateway.discovery import Discovery
 from service.gateway.errors import GatewayError, ModelNotFound, unavailable
 from service.gateway.metrics import Metrics
@@ -32,13 +32,24 @@ _log = logging.getLogger("aerie.fleet")
 class Station:
     """A pool and the queue before it."""
 
-    def __init__(self, config: PoolConfig, fleet: GatewayConfig, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, config: PoolConfig, queue: QueueConfig, settings: Settings, metrics: Metrics) -> None:
         self.config = config
+        self.idle_ticks = 0
         discovery = Discovery(config.replicas)
         self.pool = Pool(config.name, discovery, settings, metrics, max_in_flight=config.max_in_flight)
-        queue = fleet.queue
         self.admission = Admission(capacity=0, queue_limit=queue.limit, tenant_queue_limit=queue.limit_per_key)
         metrics.follow_queue(config.name, lambda: self.admission.waiting)
+
+    def adopt(self, config: PoolConfig, queue: QueueConfig) -> None:
+        """Be this from now on; replicas that stay keep their connections, breakers and requests, the queue its own."""
+        self.config, self.idle_ticks = config, 0
+        self.pool.adopt(config.replicas, config.max_in_flight)
+        self.admission.limit(queue.limit, queue.limit_per_key)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits or runs here."""
+        return not self.admission.waiting and not self.admission.running and self.pool.idle
 
     def open(self) -> None:
         """Let the queue know how many may run now.
@@ -65,23 +76,58 @@ class Fleet:
 
     def __init__(self, config: GatewayConfig, settings: Settings, metrics: Metrics) -> None:
         self.config = config
-        self.stations = tuple(Station(pool, config, settings, metrics) for pool in config.pools)
-        self._in_use = tuple(station for station in self.stations if station.config.weight > 0)
-        self._throttle = Throttle(config.policy.batch_size)
+        self._settings = settings
         self._metrics = metrics
+        self._throttle = Throttle(config.policy.batch_size)
+        self._retired: dict[str, Station] = {}
         self._lives = AsyncExitStack()
+        self._have(Station(pool, config.queue, settings, metrics) for pool in config.pools)
         metrics.speculation_pays.set_function(lambda: self._throttle.speculation_pays)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as lives:
+            lives.push_async_callback(self._close_all)
             for station in self.stations:
-                await lives.enter_async_context(station.pool)
+                await station.pool.__aenter__()
             await lives.enter_async_context(running(self._tick_for_ever()))
             self._lives = lives.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._lives.aclose()
+
+    async def settle(self, patience_s: float) -> None:
+        """Wait until something can be served, but no longer than this."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                while self.reason is not None:  # noqa: ASYNC110 - only once, at the start
+                    await asyncio.sleep(0.02)
+
+    async def _close_all(self) -> None:
+        await asyncio.gather(*(station.pool.close() for station in (*self.stations, *self._retired.values())))
+
+    def adopt(self, config: GatewayConfig) -> None:
+        """Serve by this from now on; only inside the context. Pools are the same if they have the same name.
+
+        A pool that is gone gets no new request; it serves those that it has, the waiting ones too, and is closed then.
+        """
+        before = {station.config.name: station for station in self.stations}
+        known = self._retired | before
+        self._retired = {name: station for name, station in known.items() if name not in config.names}
+        self._have([self._adopted(known.get(pool.name), pool, config.queue) for pool in config.pools])
+        self._throttle.limits = config.policy.batch_size
+        self.config = config
+
+    def _adopted(self, station: Station | None, config: PoolConfig, queue: QueueConfig) -> Station:
+        if station is None:
+            station = Station(config, queue, self._settings, self._metrics)
+            station.pool.start()
+        station.adopt(config, queue)
+        return station
+
+    def _have(self, stations: Iterable[Station]) -> None:
+        self.stations = tuple(stations)
+        self._in_use = tuple(station for station in self.stations if station.config.weight > 0)
 
     @property
     def reason(self) -> str | None:
@@ -133,30 +179,37 @@ class Fleet:
         decision = decide(facts, live, self.config.policy)
         check_pool(decision, live)
         kinds = [decision.kind, *([decision.kind.other] if _may_move(decision, live) else [])]
-        stations = [station for kind in kinds for station in _in_order(serving, kind, conversation)]
-        able = tuple(station for station in stations if _passes(check, station))
-        if not able:
-            check(_any_ready(stations).pool.info())
+        able = _able([station for kind in kinds for station in _in_order(serving, kind, conversation)], check)
         if able[0].config.kind is not decision.kind:
             decision = decision.only_able()
-        self._metrics.decisions.labels(decision.kind, decision.reason).inc()
+        self._metrics.decision(decision.kind, decision.reason).inc()
         return Plan(decision, able)
+
+    def pools_for(self, model: str, check: Callable[[RuntimeInfo], None]) -> list[Pool]:
+        """Who can answer a question about this model, whatever the policy says; at least one.
+
+        Raises:
+            GatewayError: as for `plan`.
+        """
+        return [station.pool for station in _able(self._serving(model), check)]
 
     def _serving(self, model: str) -> list[Station]:
         serving = [station for station in self._in_use if _serves(station.pool, model)]
-        if not any(station.pool.ready for station in serving):
+        if not serving:
             served = ", ".join(sorted({name for info in self.infos() for name in info.models}))
             raise ModelNotFound(f"The model {model[:200]!r} does not exist; served: {served}.", param="model")
         return serving
 
-    def _live(self, stations: Iterable[Station]) -> Live:
-        loads = {kind: _together(station for station in stations if station.config.kind is kind) for kind in Kind}
-        return Live(loads[Kind.SPECULATIVE], loads[Kind.BASELINE], self._throttle.speculation_pays)
+    def _live(self, stations: Sequence[Station]) -> Live:
+        speculative = [station.pool.load for station in stations if station.config.kind is Kind.SPECULATIVE]
+        baseline = [station.pool.load for station in stations if station.config.kind is Kind.BASELINE]
+        return Live(_together(speculative), _together(baseline), self._throttle.speculation_pays)
 
     async def _tick_for_ever(self) -> None:
         while True:
             try:
                 self._tick()
+                await self._close_idle()
             except Exception:  # noqa: BLE001 - the outermost loop of this task: its end would freeze the queues
                 _log.exception("unexpected error in looking at the load")
             await asyncio.sleep(TICK_S)
@@ -167,8 +220,18 @@ class Fleet:
             switches = self._throttle.switches
             self._throttle.update(live.speculative, live.baseline)
             self._metrics.switches.inc(self._throttle.switches - switches)
-        for station in self.stations:
+        for station in (*self.stations, *self._retired.values()):
             station.admission.resize(station.pool.capacity)
+
+    async def _close_idle(self) -> None:
+        """Close retired pools that nobody needs: at the second look, since a plan may be on its way to its pool."""
+        for name, station in tuple(self._retired.items()):
+            station.idle_ticks = station.idle_ticks + 1 if station.idle else 0
+            if station.idle_ticks > 1:
+                del self._retired[name]
+                self._metrics.forget_queue(name)
+                await station.pool.close()
+                _log.info("pool is gone", extra={"fields": {"pool": name}})
 
 
 def _may_move(decision: Decision, live: Live) -> bool:
@@ -190,16 +253,25 @@ def _any_ready(stations: Sequence[Station]) -> Station:
     return next((station for station in stations if station.pool.ready), stations[0])
 
 
-def _together(stations: Iterable[Station]) -> PoolLoad | None:
-    loads = [station.pool.load for station in stations]
+def _together(loads: Sequence[PoolLoad]) -> PoolLoad | None:
     if not loads:
         return None
     return PoolLoad(sum(load.replicas for load in loads), sum(load.running for load in loads))
 
 
 def _serves(pool: Pool, model: str) -> bool:
-    """A pool that is down may: it is not known to lack the model, and its requests deserve a 503."""
-    return not pool.ready or model in pool.info().models
+    """A pool that is down may, unless it said that it does not: what may come back deserves a 503, not a 404."""
+    if pool.ready:
+        return model in pool.info().models
+    return not pool.last_models or model in pool.last_models
+
+
+def _able(stations: Sequence[Station], check: Callable[[RuntimeInfo], None]) -> tuple[Station, ...]:
+    """Those that can serve it, at least one; else the reason that one of them gives is raised."""
+    able = tuple(station for station in stations if _passes(check, station))
+    if not able:
+        check(_any_ready(stations).pool.info())
+    return able
 
 
 def _passes(check: Callable[[RuntimeInfo], None], station: Station) -> bool:

@@ -1,6 +1,6 @@
 """What can end a request's waiting: silence, its client's leaving, the end of the drain time. First come, first told.
 
-Owns one timer per request, moved forward with every step. Refuses to own what happens then: the wait just raises.
+Owns one time per request, moved forward with every step. Refuses to own what happens then: the wait just raises.
 """
 
 import asyncio
@@ -18,6 +18,8 @@ class Lifeline:
 
     def __init__(self) -> None:
         self._timer = asyncio.timeout(None)
+        self._due_s = 0.0
+        self._look: asyncio.TimerHandle | None = None
         self._open = False
         self._on_silence: GatewayError | None = None
         self._ended_by: GatewayError | None = None
@@ -35,8 +37,24 @@ class Lifeline:
             self._fire_in(0)
 
     def _fire_in(self, seconds: float) -> None:
-        if self._open and not self._timer.expired():
-            self._timer.reschedule(asyncio.get_running_loop().time() + seconds)
+        """Every chunk of a stream moves the time, later nearly always: then the next look at the clock finds it out."""
+        if self._open:
+            self._due_s = asyncio.get_running_loop().time() + seconds
+            if self._look is None or self._due_s < self._look.when():
+                self._look_at(self._due_s)
+
+    def _look_at(self, when_s: float) -> None:
+        if self._look is not None:
+            self._look.cancel()
+        self._look = asyncio.get_running_loop().call_at(when_s, self._fire_if_due)
+
+    def _fire_if_due(self) -> None:
+        self._look = None
+        now_s = asyncio.get_running_loop().time()
+        if now_s < self._due_s:
+            self._look_at(self._due_s)
+        elif not self._timer.expired():
+            self._timer.reschedule(now_s)
 
     async def __aenter__(self) -> Self:
         await self._timer.__aenter__()
@@ -49,6 +67,8 @@ class Lifeline:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._open = False
+        if self._look is not None:
+            self._look.cancel()
         try:
             await self._timer.__aexit__(kind, error, traceback)
         except TimeoutError:

@@ -5,13 +5,18 @@ the gateway's own capacity. All or nothing: a refused request is charged nothing
 
 Tokens are charged by an estimate on admission and settled by the real usage, into debt if the estimate was too low. A
 lease that is never settled keeps its estimate: leaving before the usage is known must not be free.
+
+Several workers tell one another what each key uses (board.py): what it used elsewhere is charged here as well, so a
+limit holds for all of them together, if a moment late.
 """
 
+import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 from service.gateway.bucket import Bucket
 from service.gateway.errors import InvalidRequest, RateLimited, Unauthorized
@@ -23,10 +28,29 @@ SLOT_WAIT_NS = 10**9
 """When another request of the same key ends is not known."""
 
 
-def estimate_tokens(*, prompt_tokens: int, token_limit: int | None, choices: int, context_length: int) -> int:
-    """What a request may use: all its prompts, and what each choice may say; bounded by the context."""
+def estimate_tokens(*, prompt_tokens: int, token_limit: int | None, choices: int, context_length: int | None) -> int:
+    """What a request may use: all its prompts, and what each choice may say; bounded by the context, if it is known."""
     completion = COMPLETION_GUESS_TOKENS if token_limit is None else token_limit
-    return min(prompt_tokens + choices * completion, choices * context_length)
+    asked = prompt_tokens + choices * completion
+    return asked if context_length is None else min(asked, choices * context_length)
+
+
+class Use(NamedTuple):
+    """What the requests of one key have taken at one worker since that began, and how many run there now."""
+
+    requests: int
+    tokens: int
+    running: int
+
+
+class Told(NamedTuple):
+    """What a worker says of its keys; `life` tells it from its successor, which begins at nothing."""
+
+    life: int
+    uses: Mapping[str, Use]
+
+
+_NOTHING = Use(0, 0, 0)
 
 
 @dataclass(slots=True)
@@ -37,6 +61,17 @@ class _Account:
     requests: Bucket | None
     tokens: Bucket | None
     running: int = 0
+    elsewhere: int = 0
+    """Running at other workers."""
+    taken_requests: int = 0
+    taken_tokens: int = 0
+
+    def take(self, requests: int, tokens: int, now_ns: int) -> None:
+        """Charge for it."""
+        if self.requests is not None:
+            self.requests.take(requests, now_ns)
+        if self.tokens is not None:
+            self.tokens.take(tokens, now_ns)
 
     def headers(self, now_ns: int) -> dict[str, str]:
         headers = {}
@@ -50,7 +85,7 @@ class _Account:
     def obstacles(self, estimate: int, now_ns: int) -> Iterator[tuple[int, str]]:
         """What stands in a request's way: how long, and what."""
         limits = self.limits
-        if limits.concurrent is not None and self.running >= limits.concurrent:
+        if limits.concurrent is not None and self.running + self.elsewhere >= limits.concurrent:
             yield SLOT_WAIT_NS, f"{limits.concurrent} requests at a time"
         if self.requests is not None and (wait_ns := self.requests.wait_ns(1, now_ns)):
             yield wait_ns, f"{limits.requests_per_s:g} requests per second, {self.requests.capacity} at once"
@@ -72,6 +107,7 @@ class Allowance:
         """Charge this many tokens instead of what was charged before; 0 where the runtime did no work."""
         if self._bucket is not None:
             self._bucket.take(tokens - self._charged, self._clock_ns())
+        self._account.taken_tokens += tokens - self._charged
         self._charged = tokens
 
     @property
@@ -86,6 +122,8 @@ class Limiter:
     def __init__(self, keys: Iterable[Key], clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self._clock_ns = clock_ns
         self._accounts: dict[str, _Account] = {}
+        self._life = secrets.randbits(60)
+        self._heard: dict[int, Told] = {}
         self.adopt(keys)
 
     def adopt(self, keys: Iterable[Key]) -> None:
@@ -107,15 +145,35 @@ class Limiter:
             raise Unauthorized("The API key has been withdrawn.")
         now_ns = self._clock_ns()
         _check(account, key.id, estimate, now_ns)
-        if account.requests is not None:
-            account.requests.take(1, now_ns)
-        if account.tokens is not None:
-            account.tokens.take(estimate, now_ns)
+        account.take(1, estimate, now_ns)
+        account.taken_requests += 1
+        account.taken_tokens += estimate
         account.running += 1
         try:
             yield Allowance(account, estimate, self._clock_ns)
         finally:
             account.running -= 1
+
+    def tell(self) -> Told:
+        """What was used here, for the other workers."""
+        accounts = {name: account for name, account in self._accounts.items() if account.taken_requests}
+        uses = {name: Use(had.taken_requests, had.taken_tokens, had.running) for name, had in accounts.items()}
+        return Told(self._life, uses)
+
+    def hear(self, others: Mapping[int, Told]) -> None:
+        """Charge what the other workers say that was used there since they last said so."""
+        now_ns = self._clock_ns()
+        for name, account in self._accounts.items():
+            account.elsewhere = sum(told.uses.get(name, _NOTHING).running for told in others.values())
+            for worker, told in others.items():
+                use, before = told.uses.get(name, _NOTHING), self._before(worker, told).get(name, _NOTHING)
+                account.take(use.requests - before.requests, use.tokens - before.tokens, now_ns)
+        self._heard.update(others)
+
+    def _before(self, worker: int, told: Told) -> Mapping[str, Use]:
+        """What it had said before; who is first heard of used it before our own buckets were full."""
+        last = self._heard.get(worker, told)
+        return last.uses if last.life == told.life else {}
 
 
 def _check(account: _Account, key_id: str, estimate: int, now_ns: int) -> None:

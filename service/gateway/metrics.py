@@ -1,12 +1,14 @@
 """Every time series of the gateway, declared here and nowhere else: base units, bounded labels.
 
 Owns names, help texts, buckets and how a finished request is counted. Refuses to own when: the middleware calls
-`observe` once per request. Each app has its own registry.
+`observe` once per request. Each app has its own registry; several workers' are put together by board.py.
 """
 
 from collections.abc import Callable
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.registry import Collector
 
 from service.gateway.record import RequestRecord, Speculation
 
@@ -29,11 +31,21 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.source: Collector = self.registry
         self._declare_requests()
         self._declare_tokens()
         self._declare_speculation()
         self._declare_traffic()
         self._declare_upstream()
+        # what every request counts: finding a series by its labels costs more than counting
+        self.decision = cache(self.decisions.labels)
+        self.queued = cache(self.queue_time.labels)
+        self.between_chunks = cache(self.inter_chunk.labels)
+        self._requests = cache(self.requests.labels)
+        self._of_class = cache(self.of_class.labels)
+        self._duration = cache(self.duration.labels)
+        self._first_token = cache(self.time_to_first_token.labels)
+        self._per_token = cache(self.time_per_output_token.labels)
 
     def _declare_requests(self) -> None:
         route = ("route",)
@@ -49,7 +61,12 @@ class Metrics:
             ("key_class", "outcome"),
             registry=self.registry,
         )
-        self.in_flight = Gauge("aerie_requests_in_flight", "Generation requests being served.", registry=self.registry)
+        self.in_flight = Gauge(
+            "aerie_requests_in_flight",
+            "Generation requests being served.",
+            multiprocess_mode="livesum",
+            registry=self.registry,
+        )
         self.duration = Histogram(
             "aerie_request_duration_seconds",
             "From a request's first byte to its answer's last, outcome ok only.",
@@ -73,9 +90,17 @@ class Metrics:
         )
         self.inter_chunk = Histogram(
             "aerie_inter_chunk_seconds",
-            "Between two chunks of a stream. Under speculation a chunk holds several tokens: not a time per token.",
+            "Between two arrivals of a stream's chunks. Chunks that arrive together are one arrival, and a chunk may "
+            "hold several tokens: not a time per token.",
             route,
             buckets=_FINE_S,
+            registry=self.registry,
+        )
+        self.cut_connections = Counter(
+            "aerie_connections_cut_total",
+            "Connections ended because of what their client did or did not do: header_timeout, header_limit, "
+            "body_timeout, malformed, not_reading.",
+            ("reason",),
             registry=self.registry,
         )
 
@@ -124,6 +149,7 @@ class Metrics:
         self.speculation_pays = Gauge(
             "aerie_policy_speculation_pays",
             "1 unless the batch size has been above what speculation pays at.",
+            multiprocess_mode="livemin",
             registry=self.registry,
         )
         self.switches = Counter(
@@ -139,7 +165,11 @@ class Metrics:
             registry=self.registry,
         )
         self.queue_waiting = Gauge(
-            "aerie_queue_waiting_requests", "Requests in the gateway's queue.", ("pool",), registry=self.registry
+            "aerie_queue_waiting_requests",
+            "Requests in the gateway's queue.",
+            ("pool",),
+            multiprocess_mode="livesum",
+            registry=self.registry,
         )
         self.refusals = Counter(
             "aerie_refusals_total",
@@ -149,47 +179,89 @@ class Metrics:
         )
         self.retries = Counter(
             "aerie_upstream_retries_total",
-            "Attempts at another replica, because one could not be reached.",
+            "Attempts at another replica, because one could not be reached or its queue was full.",
             ("pool",),
             registry=self.registry,
         )
         self.keys_generation = Gauge(
-            "aerie_keys_generation", "How many versions of the key file were taken over.", registry=self.registry
+            "aerie_keys_generation",
+            "How many versions of the key file were taken over.",
+            multiprocess_mode="livemin",
+            registry=self.registry,
         )
         self.keys_loaded = Gauge(
-            "aerie_keys_loaded_timestamp_seconds", "When the key file was last taken over.", registry=self.registry
+            "aerie_keys_loaded_timestamp_seconds",
+            "When the key file was last taken over.",
+            multiprocess_mode="livemin",
+            registry=self.registry,
         )
         self.keys_stale = Gauge(
-            "aerie_keys_stale", "1 while the key file cannot be used and an older one is.", registry=self.registry
+            "aerie_keys_stale",
+            "1 while the key file cannot be used and an older one is.",
+            multiprocess_mode="livemax",
+            registry=self.registry,
+        )
+        self.config_generation = Gauge(
+            "aerie_config_generation",
+            "How many versions of the file of pools and policy were taken over.",
+            multiprocess_mode="livemin",
+            registry=self.registry,
+        )
+        self.config_loaded = Gauge(
+            "aerie_config_loaded_timestamp_seconds",
+            "When the file of pools and policy was last taken over.",
+            multiprocess_mode="livemin",
+            registry=self.registry,
+        )
+        self.config_stale = Gauge(
+            "aerie_config_stale",
+            "1 while the file of pools and policy cannot be used and an older one is.",
+            multiprocess_mode="livemax",
+            registry=self.registry,
         )
 
     def _declare_upstream(self) -> None:
         replica = ("pool", "replica")
         self.upstream_up = Gauge(
-            "aerie_upstream_up", "1 while the last probe of the runtime was good.", replica, registry=self.registry
+            "aerie_upstream_up",
+            "1 while the last probe of the runtime was good.",
+            replica,
+            multiprocess_mode="livemin",
+            registry=self.registry,
         )
         self.upstream_in_flight = Gauge(
             "aerie_upstream_requests_in_flight",
             "Requests of this gateway at the replica.",
             replica,
+            multiprocess_mode="livesum",
             registry=self.registry,
         )
         self.upstream_others = Gauge(
             "aerie_upstream_other_requests",
             "Requests of others running or waiting at the replica, from its last report.",
             replica,
+            multiprocess_mode="livemin",
             registry=self.registry,
         )
         self.upstream_breaker_closed = Gauge(
             "aerie_upstream_breaker_closed",
             "1 while the replica's circuit breaker lets every request through.",
             replica,
+            multiprocess_mode="livemin",
             registry=self.registry,
         )
         self.upstream_info = Gauge(
             "aerie_upstream_info",
             "1 for the runtime as last described.",
             (*replica, "version", "device", "algorithm", "tree", "model"),
+            multiprocess_mode="livemax",
+            registry=self.registry,
+        )
+        self.zombies = Counter(
+            "aerie_upstream_zombies_total",
+            "Requests that a runtime was still at work on when their client had its end, by the error that ended them "
+            "(the client left, the gateway drained or gave up waiting, the connection broke); each is aborted.",
+            ("reason",),
             registry=self.registry,
         )
         self.aborts = Counter(
@@ -202,6 +274,10 @@ class Metrics:
     def follow_queue(self, pool: str, waiting: Callable[[], float]) -> None:
         """Read a queue's length at every scrape."""
         self.queue_waiting.labels(pool).set_function(waiting)
+
+    def forget_queue(self, pool: str) -> None:
+        """Drop the queue of a pool that is gone."""
+        self.queue_waiting.remove_by_labels({"pool": pool})
 
     def follow(
         self,
@@ -230,16 +306,16 @@ class Metrics:
 
     def observe(self, record: RequestRecord) -> None:
         """Count a finished request, whatever its outcome."""
-        route = record.route
-        self.requests.labels(route, record.outcome, f"{record.status // 100}xx").inc()
+        route, outcome = record.route, record.outcome
+        self._requests(route, outcome, f"{record.status // 100}xx").inc()
         if record.key_class is not None:
-            self.of_class.labels(record.key_class, record.outcome).inc()
-        if record.outcome == "ok":
-            self.duration.labels(route).observe(record.duration_s)
+            self._of_class(record.key_class, outcome).inc()
+        if outcome == "ok":
+            self._duration(route).observe(record.duration_s)
         if record.time_to_first_token_s is not None:
-            self.time_to_first_token.labels(route).observe(record.time_to_first_token_s)
+            self._first_token(route).observe(record.time_to_first_token_s)
         if record.time_per_output_token_s is not None:
-            self.time_per_output_token.labels(route).observe(record.time_per_output_token_s)
+            self._per_token(route).observe(record.time_per_output_token_s)
         if record.usage is not None:
             self.prompt_tokens.inc(record.usage.prompt_tokens)
             self.completion_tokens.inc(record.usage.completion_tokens)
@@ -257,4 +333,9 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """The Prometheus text format."""
-        return generate_latest(self.registry)
+        return generate_latest(self.source)
+
+    @property
+    def modes(self) -> dict[str, str]:
+        """How several workers' gauges become one, in prometheus_client's words: `livesum`, `livemin` or `livemax`."""
+        return {gauge._name: gauge._multiprocess_mode for gauge in vars(self).values() if isinstance(gauge, Gauge)}

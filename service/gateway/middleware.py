@@ -6,8 +6,8 @@ Owns these and nothing of a route's. Refuses to log headers, queries and bodies.
 import asyncio
 import logging
 import re
+import secrets
 import time
-import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,6 +16,7 @@ from service.gateway import log
 from service.gateway.errors import BodyTimeout, ClientGone, InternalError, PayloadTooLarge
 from service.gateway.metrics import Metrics
 from service.gateway.record import Outcome, RequestRecord
+from service.gateway.tracing import passed_on
 
 REQUEST_ID = "x-request-id"
 LINGER_BODIES = 16
@@ -41,6 +42,7 @@ class Observe:
             await self._app(scope, receive, send)
             return
         record = RequestRecord(_request_id(Headers(scope=scope)), scope["method"], scope["path"])
+        record.trace = passed_on(scope["headers"])
         scope.setdefault("state", {})["record"] = record
         token = log.request_id.set(record.request_id)
         try:
@@ -85,7 +87,7 @@ class _Sender:
 def _request_id(headers: Headers) -> str:
     """The client's, if it is short and plain, else a new one."""
     given = headers.get(REQUEST_ID, "")
-    return given if _SANE_REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+    return given if _SANE_REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(16)}"
 
 
 def _level(record: RequestRecord) -> int:

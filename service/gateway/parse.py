@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import orjson
+from fastapi import Request as HttpRequest
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from service.capabilities import TABLE, Feature
+from service.gateway.conversation import Strict
 from service.gateway.errors import InvalidRequest, UnsupportedMediaType
-from service.gateway.protocol import IGNORED, Strict
+from service.gateway.protocol import IGNORED
 
 Document = dict[str, Any]
 Request = TypeVar("Request", bound=Strict)
@@ -21,6 +23,16 @@ Request = TypeVar("Request", bound=Strict)
 _MESSAGE_CHARS = 300
 _UNSUPPORTED = {rule.feature.param: rule.sentence for rule in TABLE if rule.feature is not Feature.PROMPT_TOKEN_IDS}
 _FIELD_PREFIX = re.compile(r"^([a-z_]+): ")
+
+
+async def document_of(request: HttpRequest) -> Document:
+    """A request's body, once it has arrived.
+
+    Raises:
+        GatewayError: it is not declared as JSON, or is no JSON object, or did not arrive.
+    """
+    check_media_type(request.headers.get("content-type"))
+    return parse_object(await request.body())
 
 
 def check_media_type(content_type: str | None) -> None:

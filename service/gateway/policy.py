@@ -272,9 +272,9 @@ class Throttle:
     """
 
     def __init__(self, limits: BatchSizeLimits, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limits = limits
         self.speculation_pays = True
         self.switches = 0
-        self._limits = limits
         self._clock = clock
         self._switched_s = float("-inf")
 
@@ -289,7 +289,7 @@ class Throttle:
         return self.speculation_pays
 
     def _judge(self, batch_size: float) -> None:
-        limits, now_s = self._limits, self._clock()
+        limits, now_s = self.limits, self._clock()
         crossed = batch_size > limits.off_above if self.speculation_pays else batch_size < limits.on_below
         if crossed and now_s - self._switched_s >= limits.dwell_s:
             self.speculation_pays = not self.speculation_pays

@@ -10,7 +10,8 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Self
 
 from service.gateway import balance
@@ -59,16 +60,37 @@ class Pool:
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, no secret
         self._members: dict[str, Member] = {}
         self._looking: asyncio.Task[None] | None = None
+        self._look_now = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         await self.refresh()
-        self._looking = asyncio.create_task(self._refresh_for_ever())
+        self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._looking is not None, "entered before"
-        await end(self._looking)
+        await self.close()
+
+    def start(self) -> None:
+        """Look for replicas and probe them until `close`."""
+        assert self._looking is None, "once"
+        self._looking = asyncio.create_task(self._refresh_for_ever())
+
+    async def close(self) -> None:
+        """End what `start` began, and every connection."""
+        if self._looking is not None:
+            await end(self._looking)
         await asyncio.gather(*(member.close() for member in self._members.values()))
+
+    def adopt(self, replicas: Sequence[str], max_in_flight: int) -> None:
+        """Have these replicas and this limit; replicas that stay are not disturbed, the others change soon."""
+        self._max_in_flight = max_in_flight
+        self._discovery.retarget(replicas)
+        self._look_now.set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether none of our requests is at a member."""
+        return not any(member.load.ours for member in self._members.values())
 
     @property
     def ready(self) -> bool:
@@ -108,6 +130,11 @@ class Pool:
             if member.ready:
                 return member.replica.info()
         raise unavailable(self._why_nobody())
+
+    @property
+    def last_models(self) -> frozenset[str]:
+        """What its members last said they serve, whether they are up or not; nothing before any has said."""
+        return frozenset(model for member in self._members.values() for model in member.replica.last_models)
 
     def require(self) -> None:
         """Whether any member takes requests; where none does, queueing for one would only delay the answer.
@@ -159,7 +186,10 @@ class Pool:
 
     async def _refresh_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(DISCOVERY_INTERVAL_S * self._rng.uniform(0.9, 1.1))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DISCOVERY_INTERVAL_S * self._rng.uniform(0.9, 1.1)):
+                    await self._look_now.wait()
+            self._look_now.clear()
             try:
                 await self.refresh()
             except Exception:  # noqa: BLE001 - the outermost loop of this task: its end would freeze the pool

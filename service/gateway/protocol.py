@@ -1,7 +1,8 @@
 """OpenAI's words, and the extensions of SGLang that this gateway passes on: what a request may look like.
 
-Owns the strict request models and which capabilities a request asks for. Refuses to own parsing (parse.py) and
-defaults: what a client leaves out stays out, and the parsed document, not the model, goes upstream.
+Owns the strict models of what generates, and which capabilities a request asks for. Refuses to own what a conversation
+may hold (conversation.py), parsing (parse.py) and defaults: what a client leaves out stays out, and the document, not
+the model, goes upstream.
 
 Decisions per field: a field nobody reads would change what the client meant, so unknown fields are refused. Accepted
 and ignored because they change no answer: user, safety_identifier, prompt_cache_key, metadata, a message's name;
@@ -11,9 +12,21 @@ store and service_tier only in the values that ask for nothing.
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from service.capabilities import Feature
+from service.gateway.conversation import (
+    ChatTemplateKwargs,
+    Effort,
+    Message,
+    Name,
+    Strict,
+    Text,
+    Tool,
+    ToolChoice,
+    bounded,
+    check_tools,
+)
 from service.gateway.patterns import check_stop_regex
 
 MAX_STOPS = 32
@@ -22,102 +35,13 @@ MAX_STOPS = 32
 IGNORED = frozenset({"user", "safety_identifier", "prompt_cache_key", "metadata", "store", "service_tier"})
 """Accepted, not sent upstream."""
 
-
-MAX_KEYS = 1024
-"""Of any JSON object that is checked key by key: pydantic would report a million unknown fields one by one."""
-
-
-def _bounded(value: Any) -> Any:  # noqa: ANN401 - a validator sees any JSON value
-    if isinstance(value, dict) and len(value) > MAX_KEYS:
-        raise ValueError(f"more than {MAX_KEYS} keys")
-    return value
-
-
-class Strict(BaseModel):
-    """No unknown field, no coercion, no NaN."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-    _is_bounded = model_validator(mode="before")(_bounded)
-
-
-Text = Annotated[str, Field(min_length=1)]
-Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
-LogitBias = Annotated[dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_bounded)]
+LogitBias = Annotated[
+    dict[TokenId, Annotated[float, Field(ge=-100, le=100)]],
+    BeforeValidator(bounded),
+    Field(json_schema_extra={"additionalProperties": False}),
+]
 StopRegex = Annotated[str, Field(min_length=1, max_length=256), BeforeValidator(check_stop_regex)]
-
-
-class TextPart(Strict):
-    """The only content part of a text model."""
-
-    type: Literal["text"]
-    text: str
-
-
-Content = str | Annotated[list[TextPart], Field(min_length=1, max_length=1024, fail_fast=True)]
-
-
-class FunctionCall(Strict):
-    """What the model called."""
-
-    name: str
-    arguments: str
-
-
-class ToolCall(Strict):
-    """A call in an assistant message of the history."""
-
-    id: str
-    type: Literal["function"]
-    function: FunctionCall
-    index: int | None = None
-
-
-class InstructionMessage(Strict):
-    """From the application."""
-
-    role: Literal["system", "developer"]
-    content: Content
-    name: str | None = None
-
-
-class UserMessage(Strict):
-    """From the user."""
-
-    role: Literal["user"]
-    content: Content
-    name: str | None = None
-
-
-class AssistantMessage(Strict):
-    """From the model. Fields that hold null in every answer are accepted as null, so answers can be sent back."""
-
-    role: Literal["assistant"]
-    content: Content | None = None
-    name: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
-    refusal: None = None
-    audio: None = None
-    function_call: None = None
-
-    @model_validator(mode="after")
-    def _says_something(self) -> Self:
-        if self.content is None and not self.tool_calls:
-            raise ValueError("an assistant message needs content or tool_calls")
-        return self
-
-
-class ToolMessage(Strict):
-    """What a tool returned."""
-
-    role: Literal["tool"]
-    content: Content
-    tool_call_id: str
-    name: str | None = None
-
-
-Message = Annotated[InstructionMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
 
 
 class StreamOptions(Strict):
@@ -159,42 +83,6 @@ class JsonSchemaFormat(Strict):
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
-class Function(Strict):
-    """A function the model may call."""
-
-    name: Name
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class Tool(Strict):
-    """A tool: functions only."""
-
-    type: Literal["function"]
-    function: Function
-
-
-class FunctionName(Strict):
-    """Which function."""
-
-    name: Name
-
-
-class ToolChoice(Strict):
-    """One tool, by name."""
-
-    type: Literal["function"]
-    function: FunctionName
-
-
-class ChatTemplateKwargs(Strict):
-    """Switches of reasoning templates. Anything else could replace the template itself, so nothing else is taken."""
-
-    enable_thinking: bool | None = None
-    thinking: bool | None = None
-
-
 class Generation(Strict):
     """What chat completions and completions share."""
 
@@ -216,7 +104,7 @@ class Generation(Strict):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    metadata: Annotated[dict[str, str], BeforeValidator(_bounded)] | None = None
+    metadata: Annotated[dict[str, str], BeforeValidator(bounded)] | None = None
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
 
@@ -274,8 +162,10 @@ class Generation(Strict):
             Feature.MIN_P: self.min_p,
             Feature.SEED: self.seed is not None,
             Feature.SEED_WITH_N: self.seed is not None and (self.n or 1) > 1,
+            Feature.LOGPROBS: self.needs_logprobs,
             Feature.STOP_REGEX: self.stop_regex,
             Feature.MIN_TOKENS_WITH_STOP_TOKEN_IDS: self.min_tokens and self.stop_token_ids,
+            Feature.STRUCTURED_OUTPUT: self.needs_grammar,
         }
         return (feature for feature, value in asked.items() if value)
 
@@ -290,7 +180,7 @@ class ChatCompletionRequest(Generation):
     tools: Annotated[list[Tool], Field(min_length=1, max_length=128, fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_effort: Effort | None = None
     chat_template_kwargs: ChatTemplateKwargs | None = None
     continue_final_message: bool | None = None
     separate_reasoning: bool | None = None
@@ -322,17 +212,8 @@ class ChatCompletionRequest(Generation):
             raise ValueError("max_completion_tokens: differs from max_tokens, its older name; send one of them")
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs: needs logprobs to be true")
-        self._check_tools()
+        check_tools(self.tools, self.tool_choice)
         return self
-
-    def _check_tools(self) -> None:
-        names = [tool.function.name for tool in self.tools or ()]
-        if len(set(names)) != len(names):
-            raise ValueError("tools: two tools have the same name")
-        if not names and self.tool_choice not in (None, "none"):
-            raise ValueError("tool_choice: needs tools")
-        if isinstance(self.tool_choice, ToolChoice) and self.tool_choice.function.name not in names:
-            raise ValueError("tool_choice: names a function that is not among tools")
 
     def features(self) -> Iterator[Feature]:
         """Those of any generation, and tools and reasoning."""

@@ -4,8 +4,10 @@ Owns the fields and the outcome. Refuses to own prompts, answers and headers: th
 """
 
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 from service.gateway.errors import GatewayError
 from service.speculation import acceptance_length
@@ -61,6 +63,13 @@ class Speculation:
         return tails[::-1]
 
 
+class Spans(Protocol):
+    """What spans.py makes, where it is switched on."""
+
+    def attempt(self, record: "RequestRecord", url: str, path: str) -> AbstractContextManager[str]:
+        """Around one attempt at a replica."""
+
+
 @dataclass(slots=True)
 class RequestRecord:
     """One request, from its first byte to its last."""
@@ -86,6 +95,10 @@ class RequestRecord:
     last_chunk_s: float | None = None
     usage: Usage | None = None
     speculation: Speculation | None = None
+    trace: str = ""
+    """Header lines that tell the runtime of the client's trace."""
+    spans: Spans | None = None
+    """Of this request, where they are made."""
 
     @property
     def outcome(self) -> Outcome:

@@ -5,19 +5,20 @@ request may go (fleet.py) and what the client is sent of an answer (delivery.py)
 
 Nothing is sent before the runtime has sent its first event, so an early failure keeps its real status. After that an
 error is an SSE event and the stream ends without [DONE]. Whatever ends a request early, the runtime is told to stop.
-A replica that cannot be reached before then is replaced by another; one that broke the connection is not: the request
-itself may have ended it.
+A replica that cannot be reached before then, or whose own queue is full, is replaced by another; one that broke the
+connection is not: the request itself may have ended it.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from service.gateway import tracing
 from service.gateway.delivery import Delivery, RawHeaders
 from service.gateway.drain import Drain
 from service.gateway.errors import (
@@ -122,9 +123,13 @@ class Relay(Response):
             allowance.settle(0)
 
     async def _serve(self, receive: Receive, send: Send) -> None:
-        with self._around.drain.guard(self._lifeline):
-            async with self._lifeline, _watched(receive, self._lifeline):
-                await self._follow_plan(send)
+        watch = asyncio.create_task(_wait_for_disconnect(receive, self._lifeline))
+        try:
+            with self._around.drain.guard(self._lifeline):
+                async with self._lifeline:
+                    await self._follow_plan(send)
+        finally:
+            watch.cancel()
 
     async def _follow_plan(self, send: Send) -> None:
         """Serve it from the first pool of the plan that can."""
@@ -132,7 +137,7 @@ class Relay(Response):
         for station in stations:
             if station.config.kind is not decision.kind:
                 decision = decision.failover()
-                self._around.metrics.decisions.labels(decision.kind, decision.reason).inc()
+                self._around.metrics.decision(decision.kind, decision.reason).inc()
             self._record.pool, self._record.reason = station.config.name, decision.reason
             try:
                 await self._wait_in(station, send)
@@ -144,13 +149,14 @@ class Relay(Response):
     async def _wait_in(self, station: Station, send: Send) -> None:
         """Serve it when its turn comes."""
         ticket, record = self._exchange.ticket, self._record
-        ticket = replace(ticket, wait_s=max(0.0, ticket.wait_s - record.queued_s))
+        if record.queued_s:
+            ticket = replace(ticket, wait_s=max(0.0, ticket.wait_s - record.queued_s))
         station.open()
         self._lifeline.allow(ticket.wait_s + QUEUE_MARGIN_S, self._queue_silent)
         slot = station.admission.slot(ticket)
         try:
             async with slot:
-                self._around.metrics.queue_time.labels(station.config.name).observe(slot.waited_s)
+                self._around.metrics.queued(station.config.name).observe(slot.waited_s)
                 await self._try_replicas(station.pool, send)
         except Overloaded:
             if self._lease is None:  # it waited in vain: for a pool that is down, if that is why
@@ -171,7 +177,7 @@ class Relay(Response):
             try:
                 await self._exchange_with(member, send)
                 return
-            except UpstreamUnavailable as error:
+            except (UpstreamUnavailable, Overloaded) as error:
                 if self._delivery.started:
                     raise
                 self._leave(self._lease, error)
@@ -187,8 +193,9 @@ class Relay(Response):
 
     async def _exchange_with(self, member: Member, send: Send) -> None:
         exchange, client = self._exchange, member.replica.client
-        async with client.open(exchange.path, exchange.body, prompt_param=exchange.prompt_param) as answer:
-            await self._delivery.copy(answer, send, self._begun)
+        with tracing.attempt(self._record, member.url, exchange.path) as trace:
+            async with client.open(exchange.path, exchange.body, trace, prompt_param=exchange.prompt_param) as answer:
+                await self._delivery.copy(answer, send, self._begun)
 
     def _begun(self) -> RawHeaders:
         assert self._lease is not None, "an answer comes from a replica"
@@ -207,13 +214,14 @@ class Relay(Response):
         if delivery.started and not isinstance(error, ClientGone):
             await delivery.break_off(error, send)
         if isinstance(error, _LEAVES_WORK_BEHIND):
-            await self._abort()
+            await self._abort(error.code)
         if not delivery.started and not isinstance(error, ClientGone):
             raise translation.renamed(error) if translation else error
 
-    async def _abort(self) -> None:
+    async def _abort(self, reason: str) -> None:
         if self._lease is None:  # it never left the queue
             return
+        self._around.metrics.zombies.labels(reason).inc()
         aborts = self._around.metrics.aborts
         try:
             await self._lease.member.replica.client.abort(sorted(self._delivery.rids))
@@ -228,17 +236,8 @@ def _raw(headers: Mapping[str, str]) -> RawHeaders:
     return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
-@asynccontextmanager
-async def _watched(receive: Receive, lifeline: Lifeline) -> AsyncIterator[None]:
-    """End the lifeline when the client leaves."""
-    watch = asyncio.create_task(_wait_for_disconnect(receive, lifeline))
-    try:
-        yield
-    finally:
-        watch.cancel()
-
-
 async def _wait_for_disconnect(receive: Receive, lifeline: Lifeline) -> None:
+    """End the lifeline when the client leaves."""
     while (await receive())["type"] != "http.disconnect":
         pass
     lifeline.end(ClientGone("The client closed the connection."))

@@ -40,6 +40,11 @@ class Replica:
         """Why it takes no requests; None when it does."""
         return self._reason
 
+    @property
+    def last_models(self) -> tuple[str, ...]:
+        """What it last said it serves; nothing before it has."""
+        return self._info.models if self._info else ()
+
     def info(self) -> RuntimeInfo:
         """The runtime's description.
 
@@ -79,7 +84,7 @@ class Replica:
     async def close(self) -> None:
         """Close every connection and drop its time series."""
         self._metrics.forget(**self._labels)
-        await self.client.close()
+        self.client.close()
 
     async def _ask_load(self) -> None:
         said = await self.client.loads()

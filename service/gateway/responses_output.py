@@ -10,7 +10,9 @@ from typing import Any, Literal, Self
 
 from service.gateway import sglang
 from service.gateway.errors import GatewayError, InvalidRequest, Overloaded, UpstreamFailed, UpstreamProtocolError
+from service.gateway.include import speculation_block
 from service.gateway.parse import Document
+from service.gateway.record import Speculation
 from service.gateway.responses_protocol import ResponsesRequest
 
 Kind = Literal["reasoning", "message", "function_call"]
@@ -67,7 +69,9 @@ class OutputItem:
 class Output:
     """A response as far as it has come: fed with a whole answer, or with the chunks of a stream."""
 
-    def __init__(self, request: ResponsesRequest, response_id: str, created_at: int) -> None:
+    def __init__(
+        self, request: ResponsesRequest, response_id: str, created_at: int, *, wants_speculation: bool = False
+    ) -> None:
         self.items: list[OutputItem] = []
         self.status = "in_progress"
         self._request = request
@@ -79,6 +83,8 @@ class Output:
         self._incomplete_details: Document | None = None
         self._usage: Document | None = None
         self._figures: Document = {}
+        self._wants_speculation = wants_speculation
+        self._speculation: Speculation | None = None
 
     def take(self, document: Document) -> list[tuple[OutputItem, str]]:
         """Add what an answer or a chunk says. Returns what was added to which item, in order.
@@ -121,13 +127,19 @@ class Output:
             "error": self._error,
             "incomplete_details": self._incomplete_details,
             "output": [item.document() for item in self.items],
-            "usage": self._usage,
+            "usage": self._told_usage(),
             **_echo(self._request),
             **self._figures,
         }
 
+    def _told_usage(self) -> Document | None:
+        if self._usage is None or not self._wants_speculation:
+            return self._usage
+        return self._usage | {"speculation": speculation_block(self._speculation)}
+
     def _read(self, document: Document) -> Iterator[tuple[OutputItem, str]]:
         self._usage = _usage(document) or self._usage
+        self._speculation = sglang.speculation_of(document) or self._speculation
         if self._request.return_spec_tokens_details and (figures := document.get("sglext")):
             self._figures = {"sglext": figures}
         for choice in document["choices"]:
@@ -165,13 +177,15 @@ class Output:
         return self.items[-1]
 
 
-def response_object(answer: Document, request: ResponsesRequest, response_id: str) -> Document:
+def response_object(
+    answer: Document, request: ResponsesRequest, response_id: str, *, wants_speculation: bool = False
+) -> Document:
     """The response to a request, from the whole chat completion.
 
     Raises:
         UpstreamProtocolError: it is none.
     """
-    output = Output(request, response_id, answer.get("created", 0))
+    output = Output(request, response_id, answer.get("created", 0), wants_speculation=wants_speculation)
     output.take(answer)
     output.finish()
     return output.document()

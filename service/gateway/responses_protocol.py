@@ -13,10 +13,12 @@ from typing import Annotated, Any, Literal, Self
 
 import orjson
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from service.capabilities import Feature, RuntimeFacts, decide
+from service.gateway.conversation import Effort, Function, FunctionName, Strict, Text
 from service.gateway.errors import InvalidRequest
-from service.gateway.protocol import Function, FunctionName, JsonObjectFormat, JsonSchema, Strict, Text, TextFormat
+from service.gateway.protocol import JsonObjectFormat, JsonSchema, TextFormat
 
 _ITEM_TYPES = "The types of input items are message, function_call, function_call_output and reasoning."
 _NO_MEMORY = "This gateway keeps no conversations: send the earlier items in input, each answer's output included."
@@ -131,7 +133,7 @@ InputItem = Annotated[
     | Annotated[FunctionCallItem, Tag("function_call")]
     | Annotated[FunctionCallOutputItem, Tag("function_call_output")]
     | Annotated[ReasoningItem, Tag("reasoning")]
-    | Annotated[None, _unsupported(_NO_MEMORY), Tag("item_reference")],
+    | Annotated[SkipJsonSchema[None], _unsupported(_NO_MEMORY), Tag("item_reference")],
     Discriminator(_item_type, custom_error_type="item_type", custom_error_message=_ITEM_TYPES),
 ]
 
@@ -166,7 +168,7 @@ class TextConfig(Strict):
 class Reasoning(Strict):
     """How much to think."""
 
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    effort: Effort | None = None
     summary: Annotated[None, _unsupported(_NO_SUMMARY, param="reasoning.summary")] = None
 
 
@@ -209,7 +211,7 @@ class ResponsesRequest(Strict):
     store: Annotated[Literal[False] | None, _unsupported(_NO_STORE, but=False)] = None
     background: Annotated[Literal[False] | None, _unsupported(_NO_BACKGROUND, but=False)] = None
     truncation: Annotated[Literal["disabled"] | None, _unsupported(_NO_TRUNCATION, but="disabled")] = None
-    include: Annotated[list[None] | None, _unsupported(_NO_EXTRAS, but=[])] = None
+    include: Annotated[Annotated[list[None], Field(max_length=0)] | None, _unsupported(_NO_EXTRAS, but=[])] = None
     top_logprobs: Annotated[None, _unsupported(_NO_LOGPROBS)] = None
     max_tool_calls: Annotated[None, _unsupported(_NO_BUILT_IN_TOOLS)] = None
 

@@ -29,10 +29,13 @@ class ResponseWriter:
     arguments after text that follows it (SGLang's serving_chat.py, _check_for_unstreamed_tool_args).
     """
 
-    def __init__(self, request: ResponsesRequest, response_id: str, created_at: int) -> None:
+    def __init__(
+        self, request: ResponsesRequest, response_id: str, created_at: int, *, wants_speculation: bool = False
+    ) -> None:
         self._request = request
         self._response_id = response_id
-        self._output = Output(request, response_id, created_at)
+        self._wants_speculation = wants_speculation
+        self._output = Output(request, response_id, created_at, wants_speculation=wants_speculation)
         self._created = self._output.document()
         self._open: list[OutputItem] = []
         self._begun_items = 0
@@ -49,7 +52,7 @@ class ResponseWriter:
         Raises:
             UpstreamProtocolError: the answer is no chat completion.
         """
-        return response_object(answer, self._request, self._response_id)
+        return response_object(answer, self._request, self._response_id, wants_speculation=self._wants_speculation)
 
     def feed(self, chunk: Document) -> bytes:
         """The events that follow from a chat chunk, or from its summary of usage or acceptance figures.

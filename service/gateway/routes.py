@@ -13,13 +13,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from service.capabilities import Feature, Rule, RuntimeFacts, decide, first_refusal
+from service.capabilities import Feature, RuntimeFacts, decide
 from service.gateway import parse, sglang
 from service.gateway.admission import Ticket
 from service.gateway.balance import prefix_key
-from service.gateway.dependencies import Around, Record
+from service.gateway.dependencies import Around, Record, authenticated
 from service.gateway.errors import InvalidRequest
 from service.gateway.exchange import Exchange
+from service.gateway.include import INCLUDE_HEADER, wants_speculation
 from service.gateway.keys import Key
 from service.gateway.limits import estimate_tokens
 from service.gateway.policy import MODE_HEADER, Mode, RequestFacts, estimate_prompt_tokens, parse_mode
@@ -29,6 +30,7 @@ from service.gateway.relay import Relay, Surroundings
 from service.gateway.responses import chat_document, renamed
 from service.gateway.responses_protocol import ResponsesRequest
 from service.gateway.responses_writer import ResponseWriter
+from service.gateway.runtime_checks import check_capabilities, check_token_limit, refused
 
 router = APIRouter(prefix="/v1")
 
@@ -65,20 +67,27 @@ async def completions(request: Request, around: Around, record: Record) -> Relay
 @router.post("/responses")
 async def responses(request: Request, around: Around, record: Record) -> Relay:
     """Answer a conversation, in the words of the Responses API; with `stream`, as server-sent events."""
-    key = _authenticated(request, around, record)
-    wanted = parse.validate(ResponsesRequest, await _document(request))
+    key = authenticated(request, around, record)
+    wanted = parse.validate(ResponsesRequest, await parse.document_of(request))
     try:
         exchange = _checked(RESPONSES, chat_document(wanted), _Sender(request, key), around, record)
     except InvalidRequest as error:
         raise renamed(error) from error
-    writer = ResponseWriter(wanted, exchange.rid, int(time.time()))
+    writer = ResponseWriter(wanted, exchange.rid, int(time.time()), wants_speculation=exchange.wants_speculation)
     return Relay(replace(exchange, translation=writer), record, around)
+
+
+GENERATING = {
+    f"{router.prefix}/chat/completions": chat_completions,
+    f"{router.prefix}/completions": completions,
+    f"{router.prefix}/responses": responses,
+}
 
 
 @router.get("/models")
 async def list_models(request: Request, around: Around, record: Record) -> JSONResponse:
     """The models being served, as far as the key may use them."""
-    key = _authenticated(request, around, record)
+    key = authenticated(request, around, record)
     cards = {model: info for info in reversed(around.fleet.infos()) for model in info.models if key.may_use(model)}
     return JSONResponse({"object": "list", "data": [_model_card(cards[model], model) for model in sorted(cards)]})
 
@@ -86,13 +95,13 @@ async def list_models(request: Request, around: Around, record: Record) -> JSONR
 @router.get("/models/{model:path}")
 async def retrieve_model(request: Request, model: str, around: Around, record: Record) -> JSONResponse:
     """One model."""
-    _authenticated(request, around, record).check_model(model)
+    authenticated(request, around, record).check_model(model)
     return JSONResponse(_model_card(around.fleet.info_of(model), model))
 
 
 @dataclass(frozen=True, slots=True)
 class _Sender:
-    """Whose request it is, and how it asked for speculation."""
+    """Whose request it is, and what its headers ask for."""
 
     request: Request
     key: Key
@@ -101,23 +110,16 @@ class _Sender:
     def mode(self) -> Mode | None:
         return parse_mode(self.request.headers.get(MODE_HEADER))
 
+    @property
+    def wants_speculation(self) -> bool:
+        return wants_speculation(self.request.headers.get(INCLUDE_HEADER))
+
 
 async def _generate(endpoint: Endpoint, request: Request, around: Surroundings, record: RequestRecord) -> Relay:
-    key = _authenticated(request, around, record)
-    document = await _document(request)
+    key = authenticated(request, around, record)
+    document = await parse.document_of(request)
     _check_prompt_is_text(endpoint, document)
     return Relay(_checked(endpoint, document, _Sender(request, key), around, record), record, around)
-
-
-def _authenticated(request: Request, around: Surroundings, record: RequestRecord) -> Key:
-    key = around.guard.authenticate(request.headers.get("authorization"))
-    record.key_id, record.key_class = key.id, key.tenant_class
-    return key
-
-
-async def _document(request: Request) -> parse.Document:
-    parse.check_media_type(request.headers.get("content-type"))
-    return parse.parse_object(await request.body())
 
 
 def _checked(
@@ -125,7 +127,7 @@ def _checked(
 ) -> Exchange:
     """The request as it goes upstream, if everything about it holds."""
     wanted = parse.validate(endpoint.model, document)
-    key, mode = sender.key, sender.mode
+    key, mode, wants_figures = sender.key, sender.mode, sender.wants_speculation
     key.check_model(wanted.model)
     choices, limit = _choices(wanted), wanted.token_limit
     record.model, record.stream, record.choices = wanted.model[:200], bool(wanted.stream), choices
@@ -159,8 +161,9 @@ def _checked(
         own_ids=prompts is not None or (wanted.n or 1) > 1,
         prompt_param=endpoint.prompt_param,
         stream=bool(wanted.stream),
-        wants_usage=wanted.wants_usage,
+        wants_usage=wanted.wants_usage or wants_figures,
         wants_details=bool(wanted.return_spec_tokens_details),
+        wants_speculation=wants_figures,
         key=key,
         estimate=estimate,
         ticket=Ticket(key.id, PRIORITIES[key.priority], around.fleet.config.queue.wait_s, cost=estimate),
@@ -175,36 +178,15 @@ def _check_runtime(wanted: Generation, info: sglang.RuntimeInfo) -> None:
     Raises:
         InvalidRequest: it cannot.
     """
-    _check_token_limit(wanted, info)
-    _check_capabilities(wanted, info)
+    check_token_limit(wanted.token_limit, info)
+    check_capabilities(wanted.features(), info)
 
 
 def _check_prompt_is_text(endpoint: Endpoint, document: parse.Document) -> None:
     """Token ids get the reason, not a list of type errors."""
     prompt = document.get("prompt")
     if endpoint is COMPLETIONS and isinstance(prompt, list) and prompt and isinstance(prompt[0], int | list):
-        raise _refusal(decide(Feature.PROMPT_TOKEN_IDS, RuntimeFacts()))
-
-
-def _check_token_limit(wanted: Generation, info: sglang.RuntimeInfo) -> None:
-    """The prompt takes at least one token; its true length is the runtime's to count."""
-    if wanted.token_limit is None:
-        return
-    field, limit = wanted.token_limit
-    if limit >= info.context_length:
-        message = f"{field}: {limit} does not fit the context of {info.context_length} tokens, prompt included."
-        raise InvalidRequest(message, param=field, code="context_length_exceeded")
-
-
-def _check_capabilities(wanted: Generation, info: sglang.RuntimeInfo) -> None:
-    refusal = first_refusal(wanted.features(), info.facts)
-    if refusal is not None:
-        raise _refusal(refusal)
-
-
-def _refusal(rule: Rule) -> InvalidRequest:
-    param = rule.feature.param
-    return InvalidRequest(f"{param}: {rule.sentence}", param=param, code="unsupported_feature")
+        raise refused(decide(Feature.PROMPT_TOKEN_IDS, RuntimeFacts()))
 
 
 def _choices(wanted: Generation) -> int:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.gateway.cors import Origin
 from service.gateway.discovery import Targets
 
 PREFIX = "AERIE_"
@@ -25,13 +26,24 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=8000, ge=0, le=65535)
+    workers: int = Field(default=1, ge=1, le=256)
+    """Processes that serve this port side by side; what each has for itself: docs/gateway.md."""
     upstream: Annotated[Targets, NoDecode] = ("http://127.0.0.1:30000",)
     """Base URLs of SGLang runtimes that serve alike, with commas between; `dns+http://NAME:PORT` is every address."""
     config: Path | None = None
-    """A YAML file of pools, policy and queue, instead of `AERIE_UPSTREAM`: docs/gateway.md."""
+    """A YAML file of pools, policy and queue, instead of `AERIE_UPSTREAM`: docs/gateway.md. Read again as keys are."""
     keys: Path | None = None
     """A YAML file of API keys; without it everyone may ask. Read again when it changes, and on SIGHUP."""
 
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode] = ()
+    """Web pages of these origins (with commas between; `*`: of any) may ask and read answers; without it, none."""
+    docs: bool = True
+    """Serve /openapi.json, and /docs, a page that shows it without the internet. Open, like /readyz."""
+
+    header_limit_bytes: int = Field(default=32 * 2**10, ge=1024)
+    """Of a request's line and headers together."""
+    header_timeout_s: float = Field(default=10, gt=0)
+    """A request's head must arrive within this time; so must the first byte on a new connection."""
     body_limit_bytes: int = Field(default=4 * 2**20, ge=1024)
     """4 MiB is the text of about a million tokens."""
     body_timeout_s: float = Field(default=30, gt=0)
@@ -41,7 +53,9 @@ class Settings(BaseSettings):
     response_timeout_s: float = Field(default=600, gt=0)
     """From the request to a stream's first event, or to the whole of an answer that is not streamed."""
     stall_timeout_s: float = Field(default=60, gt=0)
-    """Between two chunks of a stream, on either side."""
+    """Between two chunks of a stream, on either side; a client that reads nothing for this long is cut off."""
+    tokenize_timeout_s: float = Field(default=10, gt=0)
+    """From a question to /v1/tokenize or /v1/detokenize to its answer."""
     abort_timeout_s: float = Field(default=5, gt=0)
 
     probe_interval_s: float = Field(default=1, gt=0)
@@ -54,14 +68,17 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(default=30, ge=0)
     """After the listener closed: running requests may finish within this time."""
     keep_alive_timeout_s: int = Field(default=75, ge=1)
+    """A connection may be idle for this long between two requests."""
 
+    tracing: bool = False
+    """OpenTelemetry spans, sent as the `OTEL_*` variables say; needs `aerie[otel]`."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "json"
 
-    @field_validator("upstream", mode="before")
+    @field_validator("upstream", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return tuple(url.strip() for url in value.split(",")) if isinstance(value, str) else value
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _says_once_where_runtimes_are(self) -> Self:

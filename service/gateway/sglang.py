@@ -6,30 +6,29 @@ aborting. Refuses to own a request's life (relay.py), health over time (replica.
 
 import asyncio
 import re
-import uuid
+import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
+from http import HTTPStatus
 from typing import Any, Self
 
-import httpx
 import orjson
 
 from service.capabilities import RuntimeFacts
+from service.gateway import http1
 from service.gateway.errors import (
     GatewayError,
     UpstreamProtocolError,
-    from_httpx,
+    from_http,
     from_sglang,
     sglang_message,
     unavailable,
 )
+from service.gateway.http1 import Connection, HttpClient, HttpError
 from service.gateway.record import Speculation, Usage
 from service.gateway.settings import Settings
-
-KEEP_ALIVE_S = 2.0
-"""Shorter than SGLang's own 5 s, so that a pooled connection is never used while the runtime closes it."""
 
 _ERROR_BODY_BYTES = 64 * 2**10
 
@@ -39,35 +38,36 @@ class RuntimeInfo:
     """A runtime as it describes itself."""
 
     models: tuple[str, ...]
-    context_length: int
+    context_length: int | None
     facts: RuntimeFacts
     tree: str
     created_s: int
 
     @classmethod
-    def parse(cls, server: Any, model: Any, models: Any) -> Self:  # noqa: ANN401 - JSON of the runtime
-        """From /server_info, /model_info and /v1/models.
+    def parse(cls, server: dict[str, Any], model: dict[str, Any], models: dict[str, Any]) -> Self:
+        """From /server_info, /model_info and /v1/models; what a version of SGLang does not say is not assumed.
 
         Raises:
             UpstreamProtocolError: not what SGLang answers.
         """
         try:
-            cards = models["data"]
-            numbers = [server[f"speculative_{name}"] for name in ("num_steps", "eagle_topk", "num_draft_tokens")]
+            card, ids = models["data"][0], [card["id"] for card in models["data"]]
+            numbers = [server.get(f"speculative_{name}") for name in ("num_steps", "eagle_topk", "num_draft_tokens")]
+            context_length = card.get("max_model_len")
             facts = RuntimeFacts(
                 version=server["version"],
-                algorithm=server["speculative_algorithm"] or "NONE",
-                device=server["device"],
-                deterministic=bool(server["enable_deterministic_inference"]),
-                tool_call_parser=model["tool_call_parser"],
-                reasoning_parser=model["reasoning_parser"],
+                algorithm=server.get("speculative_algorithm") or "NONE",
+                device=server.get("device", "unknown"),
+                deterministic=bool(server.get("enable_deterministic_inference")),
+                tool_call_parser=model.get("tool_call_parser"),
+                reasoning_parser=model.get("reasoning_parser"),
             )
             return cls(
-                models=tuple(card["id"] for card in cards),
-                context_length=int(cards[0]["max_model_len"]),
+                models=tuple(ids),
+                context_length=None if context_length is None else int(context_length),
                 facts=facts,
                 tree="/".join(map(str, numbers)) if facts.speculative else "-",
-                created_s=int(cards[0]["created"]),
+                created_s=int(card.get("created", 0)),
             )
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise UpstreamProtocolError(f"The runtime described itself in unknown words ({error!r}).") from error
@@ -93,7 +93,7 @@ class RuntimeLoad:
 
 def mint_rid(prefix: str) -> str:
     """A request id of fixed length: SGLang's scheduler matches ids to abort by prefix. It becomes the answer's id."""
-    return f"{prefix}-{uuid.uuid4().hex}"
+    return f"{prefix}-{secrets.token_hex(16)}"
 
 
 def batch_rids(rid: str, prompts: int | None) -> tuple[str, ...]:
@@ -119,16 +119,21 @@ class Kind(Enum):
     COMMENT = auto()
 
 
+def is_chunk(event: bytes) -> bool:
+    """What nearly every event is: `kind_of` in its shortest form, for those that begin as SGLang's do."""
+    return event.startswith(b'data: {"id"') and b'"choices":[]' not in event and b'"choices": []' not in event
+
+
 def kind_of(event: bytes) -> Kind:
     """Cheap: no JSON is parsed. Inside a JSON string the quotes of `"choices":[]` would be escaped.
 
     Raises:
         UpstreamProtocolError: not an event SGLang sends.
     """
-    if event.startswith(b'data: {"error"'):
-        return Kind.ERROR
     if event.startswith(b"data: {"):
-        return Kind.SUMMARY if b'"choices":[]' in event else Kind.CHUNK
+        if event.startswith(b'"error"', 7):
+            return Kind.ERROR
+        return Kind.SUMMARY if b'"choices":[]' in event or b'"choices": []' in event else Kind.CHUNK
     if event.startswith(b"data: [DONE]"):
         return Kind.DONE
     if event.startswith(b":"):
@@ -214,8 +219,8 @@ def _sum_details(choices: Sequence[dict[str, Any]]) -> Speculation:
 class Answer:
     """An open answer of the runtime with status 200."""
 
-    def __init__(self, response: httpx.Response) -> None:
-        self._response = response
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The bytes as they arrive.
@@ -224,10 +229,10 @@ class Answer:
             GatewayError: the connection broke.
         """
         try:
-            async for chunk in self._response.aiter_raw():
+            async for chunk in self._connection.chunks():
                 yield chunk
-        except httpx.HTTPError as error:
-            raise from_httpx(error) from error
+        except HttpError as error:
+            raise from_http(error) from error
 
     async def document(self) -> dict[str, Any]:
         """The whole answer as JSON.
@@ -235,7 +240,10 @@ class Answer:
         Raises:
             GatewayError: the connection broke, or this is not JSON.
         """
-        return _json_object(b"".join([chunk async for chunk in self.chunks()]))
+        try:
+            return _json_object(await self._connection.read())
+        except HttpError as error:
+            raise from_http(error) from error
 
 
 class SGLang:
@@ -243,41 +251,32 @@ class SGLang:
 
     def __init__(self, url: str, settings: Settings) -> None:
         self._settings = settings
-        self._client = httpx.AsyncClient(
-            base_url=url,
-            headers={"accept-encoding": "identity", "user-agent": "aerie-gateway"},
-            timeout=httpx.Timeout(None, connect=settings.connect_timeout_s),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=KEEP_ALIVE_S),
-            trust_env=False,
-        )
+        self._client = HttpClient(url, connect_timeout_s=settings.connect_timeout_s)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close every connection."""
-        await self._client.aclose()
+        self._client.close()
 
-    def open(self, path: str, body: bytes, *, prompt_param: str) -> AbstractAsyncContextManager[Answer]:
+    @asynccontextmanager
+    async def open(self, path: str, body: bytes, headers: str = "", *, prompt_param: str) -> AsyncIterator[Answer]:
         """Send a request and wait for the answer's head; leaving the context closes the connection.
+
+        `headers` are further lines, each with its end.
 
         Raises:
             GatewayError: the runtime cannot be reached, or answered with an error.
         """
-        return self._open(path, body, prompt_param)
-
-    @asynccontextmanager
-    async def _open(self, path: str, body: bytes, prompt_param: str) -> AsyncIterator[Answer]:
-        headers = {"content-type": "application/json"}
-        request = self._client.build_request("POST", path, content=body, headers=headers)
         try:
-            response = await self._client.send(request, stream=True)
-        except httpx.HTTPError as error:
-            raise from_httpx(error) from error
+            connection = await self._client.open("POST", path, body, headers)
+        except HttpError as error:
+            raise from_http(error) from error
         try:
-            if response.status_code != httpx.codes.OK:
-                message = sglang_message(await _read_some(response))
-                raise from_sglang(response.status_code, message, prompt_param=prompt_param)
-            yield Answer(response)
+            if connection.status != HTTPStatus.OK:
+                message = sglang_message(await _read_some(connection))
+                raise from_sglang(connection.status, message, prompt_param=prompt_param)
+            yield Answer(connection)
         finally:
-            await response.aclose()
+            self._client.leave(connection)
 
     async def abort(self, rids: Sequence[str]) -> None:
         """Stop requests the runtime may still be generating; unknown ids are no error there.
@@ -288,14 +287,10 @@ class SGLang:
         await asyncio.gather(*(self._abort(rid) for rid in rids))
 
     async def _abort(self, rid: str) -> None:
-        try:
-            response = await self._client.post(
-                "/abort_request", json={"rid": rid}, timeout=self._settings.abort_timeout_s
-            )
-        except httpx.HTTPError as error:
-            raise from_httpx(error) from error
-        if response.is_error:
-            raise UpstreamProtocolError(f"The runtime refused an abort (status {response.status_code}).")
+        body = orjson.dumps({"rid": rid})
+        answer = await self._fetch("POST", "/abort_request", body, timeout_s=self._settings.abort_timeout_s)
+        if answer.status >= HTTPStatus.BAD_REQUEST:
+            raise UpstreamProtocolError(f"The runtime refused an abort (status {answer.status}).")
 
     async def ready(self) -> None:
         """Cheap: touches no scheduler.
@@ -303,21 +298,14 @@ class SGLang:
         Raises:
             GatewayError: not ready, not reachable (`UpstreamUnavailable`), or silent (`UpstreamTimeout`).
         """
-        try:
-            response = await self._client.get("/ready", timeout=self._settings.probe_timeout_s)
-        except httpx.HTTPError as error:
-            raise from_httpx(error) from error
-        if response.status_code != httpx.codes.OK:
-            raise unavailable(f"The runtime is not ready: /ready answers {response.status_code}.")
+        await self._get("/ready", timeout_s=self._settings.probe_timeout_s)
 
     async def loads(self) -> RuntimeLoad | None:
         """How busy it is, from shared memory: touches no scheduler. None where it does not say: never an error."""
         try:
-            response = await self._client.get(
-                "/v1/loads", params={"include": "core"}, timeout=self._settings.probe_timeout_s
-            )
-            return RuntimeLoad.parse(_json_object(response.content)) if response.is_success else None
-        except (httpx.HTTPError, UpstreamProtocolError, KeyError, TypeError, ValueError):
+            body = await self._get("/v1/loads?include=core", timeout_s=self._settings.probe_timeout_s)
+            return RuntimeLoad.parse(_json_object(body))
+        except (GatewayError, KeyError, TypeError, ValueError):
             return None
 
     async def describe(self) -> RuntimeInfo:
@@ -326,27 +314,34 @@ class SGLang:
         Raises:
             GatewayError: it does not answer, or not in SGLang's words.
         """
-        server, model, models = await asyncio.gather(*map(self._get, ("/server_info", "/model_info", "/v1/models")))
-        return RuntimeInfo.parse(server, model, models)
+        return RuntimeInfo.parse(
+            *await asyncio.gather(*map(self._document, ("/server_info", "/model_info", "/v1/models")))
+        )
 
-    async def _get(self, path: str) -> Any:  # noqa: ANN401 - JSON of the runtime
+    async def _document(self, path: str) -> dict[str, Any]:
+        return _json_object(await self._get(path, timeout_s=self._settings.describe_timeout_s))
+
+    async def _get(self, path: str, *, timeout_s: float) -> bytes:
+        answer = await self._fetch("GET", path, timeout_s=timeout_s)
+        if answer.status != HTTPStatus.OK:
+            raise unavailable(f"The runtime is not ready: {path} answers {answer.status}.")
+        return answer.body
+
+    async def _fetch(self, method: str, path: str, body: bytes = b"", *, timeout_s: float) -> http1.Answer:
         try:
-            response = await self._client.get(path, timeout=self._settings.describe_timeout_s)
-        except httpx.HTTPError as error:
-            raise from_httpx(error) from error
-        if response.status_code != httpx.codes.OK:
-            raise unavailable(f"The runtime is not ready: {path} answers {response.status_code}.")
-        return _json_object(response.content)
+            return await self._client.fetch(method, path, body, timeout_s=timeout_s)
+        except HttpError as error:
+            raise from_http(error) from error
 
 
-async def _read_some(response: httpx.Response) -> bytes:
+async def _read_some(connection: Connection) -> bytes:
     """An error's body, as far as it is worth reading."""
     body = b""
     try:
-        async for chunk in response.aiter_raw():
+        async for chunk in connection.chunks():
             body += chunk
             if len(body) > _ERROR_BODY_BYTES:
                 break
-    except httpx.HTTPError:
+    except HttpError:
         return b""
     return body

@@ -9,8 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-import httpx
+from urllib.parse import urlsplit
 
 from service.runtime.cache import cache_dir
 from service.runtime.child import Child, ChildError
@@ -19,6 +18,7 @@ from service.runtime.cpu import build
 
 PROGRESS_EVERY_S = 5
 PROBE_EVERY_S = 0.25
+PROBE_TIMEOUT_S = 5
 
 
 def runtime(config: RuntimeConfig, say: Callable[[str], None], echo: Callable[[str], None]) -> Child:
@@ -62,23 +62,30 @@ async def until_ready(child: Child, url: str, budget_s: float, progress: Callabl
     started = shown = time.monotonic()
     ended = asyncio.ensure_future(child.ended())
     try:
-        async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
-            while not await _answers(client, url):
-                await asyncio.wait({ended}, timeout=PROBE_EVERY_S)
-                now = time.monotonic()
-                if ended.done():
-                    raise child.failure(ended.result())
-                if now - started > budget_s:
-                    raise ChildError(f"the {child.name} was not ready within {budget_s:.0f} s; {child.memory()}")
-                if now - shown >= PROGRESS_EVERY_S:
-                    shown = now
-                    progress(now - started)
+        while not await _answers(url):
+            await asyncio.wait({ended}, timeout=PROBE_EVERY_S)
+            now = time.monotonic()
+            if ended.done():
+                raise child.failure(ended.result())
+            if now - started > budget_s:
+                raise ChildError(f"the {child.name} was not ready within {budget_s:.0f} s; {child.memory()}")
+            if now - shown >= PROGRESS_EVERY_S:
+                shown = now
+                progress(now - started)
     finally:
         ended.cancel()
 
 
-async def _answers(client: httpx.AsyncClient, url: str) -> bool:
+async def _answers(url: str) -> bool:
+    """With status 200; only the status line is read."""
+    parts = urlsplit(url)
     try:
-        return (await client.get(url)).status_code == httpx.codes.OK
-    except httpx.TransportError:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            try:
+                writer.write(f"GET {parts.path} HTTP/1.0\r\n\r\n".encode())
+                return (await reader.readline()).split()[1:2] == [b"200"]
+            finally:
+                writer.close()
+    except OSError:  # TimeoutError is one
         return False

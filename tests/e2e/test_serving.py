@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import httpx
+import jsonschema
 import openai
 import psutil
 import pytest
@@ -23,6 +24,12 @@ from tests.e2e.servers import Server, aerie, chatml, free_port, prompts
 Capture = pytest.CaptureFixture[str]
 BF16_EPSILON = 0.5  # in logits; float32 gaps of up to 0.12 were seen to flip in bf16
 MODEL = "smollm2-135m-instruct"
+ANSWER_SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 24}, "sure": {"type": "boolean"}},
+    "required": ["city", "sure"],
+    "additionalProperties": False,
+}
 QUESTION = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
 
 
@@ -131,23 +138,135 @@ def test_without_a_seed_answers_differ(client: openai.OpenAI) -> None:
         {"logit_bias": {"18": -100}},
         {"temperature": 0.7, "top_p": 0.9},
         {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": ANSWER_SCHEMA}}},
         {"extra_body": {"top_k": 5, "min_p": 0.05, "repetition_penalty": 1.1}, "temperature": 1, "seed": 3},
         {"extra_body": {"regex": "[a-z]{3} [0-9]{2}"}},
     ],
-    ids=["logprobs", "penalties", "logit_bias", "top_p", "json_object", "sglang_sampling", "regex"],
+    ids=["logprobs", "penalties", "logit_bias", "top_p", "json_object", "json_schema", "sglang_sampling", "regex"],
 )
 def test_what_the_table_supports_works_under_speculation(client: openai.OpenAI, fields: dict[str, object]) -> None:
     answer = chat(client, **fields)
     content = answer.choices[0].message.content
     assert content
     if "response_format" in fields:
-        json.loads(content)
+        assert isinstance(json.loads(content), dict)
+    if "json_schema" in str(fields):
+        jsonschema.validate(json.loads(content), ANSWER_SCHEMA)
     if "logprobs" in fields:
         assert answer.choices[0].logprobs is not None
         tokens = answer.choices[0].logprobs.content or []
         assert answer.usage is not None
         assert len(tokens) in (answer.usage.completion_tokens, answer.usage.completion_tokens - 1)  # end of turn
         assert all(len(token.top_logprobs) == 3 for token in tokens)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"stop": ["Paris"]},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": ANSWER_SCHEMA}}},
+        {"temperature": 1, "seed": 11},
+        {"logit_bias": {"7042": -100, "3681": -100}},
+    ],
+    ids=["stop", "json_schema", "seed", "logit_bias"],
+)
+def test_streams_say_the_same_whatever_is_asked_for(client: openai.OpenAI, fields: dict[str, object]) -> None:
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in streamed(client, **fields) if chunk.choices)
+    assert text == chat(client, **fields).choices[0].message.content
+
+
+def test_a_stream_of_logprobs_has_one_for_every_token_of_its_text(client: openai.OpenAI) -> None:
+    chunks = [chunk.choices[0] for chunk in streamed(client, logprobs=True, top_logprobs=2) if chunk.choices]
+    tokens = [token for choice in chunks if choice.logprobs for token in choice.logprobs.content or []]
+    text = "".join(choice.delta.content or "" for choice in chunks)
+    assert "".join(token.token for token in tokens).removesuffix("<|im_end|>") == text
+    assert all(token.logprob <= 0 and len(token.top_logprobs) == 2 for token in tokens)
+
+
+def test_a_stream_of_several_choices_tells_them_apart(client: openai.OpenAI) -> None:
+    chunks = streamed(client, n=3, temperature=1, max_tokens=12)
+    texts = dict.fromkeys(range(3), "")
+    for chunk in chunks:
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+    assert all(texts.values())
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_a_banned_token_is_not_said(server: Server, client: openai.OpenAI) -> None:
+    url = f"{server.url}/v1/tokenize"
+    banned = [
+        server.client.post(url, json={"model": MODEL, "prompt": text}).json()["tokens"] for text in ("Paris", " Paris")
+    ]
+    assert all(len(tokens) == 1 for tokens in banned)
+    answer = chat(client, logit_bias={str(tokens[0]): -100 for tokens in banned}).choices[0].message.content
+    assert answer
+    assert "Paris" not in answer
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"logprobs": 2},
+        {"n": 2, "temperature": 1},
+        {"stop": ["."]},
+        {"seed": 5, "temperature": 1},
+        {"logit_bias": {"18": -100}},
+        {"echo": True},
+    ],
+    ids=str,
+)
+def test_completions_take_the_same(client: openai.OpenAI, fields: dict[str, object]) -> None:
+    given = {"model": MODEL, "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0, **fields}
+    answer = client.completions.create(**given)  # type: ignore[call-overload]
+    assert len(answer.choices) == fields.get("n", 1)
+    assert all(choice.text for choice in answer.choices)
+    if "logprobs" in fields:
+        assert len(answer.choices[0].logprobs.tokens) == answer.usage.completion_tokens
+    if "seed" in fields:
+        assert client.completions.create(**given).choices[0].text == answer.choices[0].text  # type: ignore[call-overload]
+    if "echo" in fields:
+        assert answer.choices[0].text.startswith("The capital of France is")
+    if "stop" in fields:
+        assert "." not in answer.choices[0].text
+
+
+def test_usage_tells_of_speculation_when_asked_the_same_in_a_stream(client: openai.OpenAI) -> None:
+    asking = {"extra_headers": {"x-aerie-include": "speculation"}, "extra_body": {"return_spec_tokens_details": True}}
+    whole = chat(client, **asking)
+    details = (whole.model_extra or {})["sglext"]["spec_tokens_details"]
+    assert whole.usage is not None
+    block = (whole.usage.model_extra or {})["speculation"]
+    assert block["verify_passes"] == details["spec_verify_ct"] > 0
+    assert block["accepted_drafts"] == details["spec_num_correct_drafts"] == sum(block["accepted_by_position"])
+    assert block["proposed_drafts"] == details["spec_num_proposed_drafts"]
+    assert block["acceptance_length"] == 1 + block["accepted_drafts"] / block["verify_passes"]
+    last = streamed(client, extra_headers=asking["extra_headers"])[-1]
+    assert last.usage is not None
+    assert (last.usage.model_extra or {})["speculation"] == block
+    plain = chat(client).usage
+    assert plain is not None
+    assert "speculation" not in (plain.model_extra or {})
+
+
+def test_tokens_are_those_of_the_models_tokenizer_and_of_usage(server: Server, client: openai.OpenAI) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(cache_dir() / "models" / EMBEDDED)
+    texts = ["The capital of France is", "", "Grüße, 世界"]
+
+    def ask(path: str, **fields: object) -> httpx.Response:
+        return server.client.post(f"{server.url}{path}", json={"model": MODEL, **fields})
+
+    answer = ask("/v1/tokenize", prompt=texts).json()
+    assert answer["tokens"] == [tokenizer(text)["input_ids"] for text in texts]
+    assert answer["count"] == [len(tokens) for tokens in answer["tokens"]]
+    assert ask("/detokenize", tokens=answer["tokens"]).json() == {"text": texts}
+    asked = ask("/tokenize", messages=QUESTION).json()
+    usage = chat(client).usage
+    assert usage is not None
+    assert asked["count"] == usage.prompt_tokens
+    strange = ask("/v1/detokenize", tokens=[2**31 - 1, 0])
+    assert strange.status_code < 500, "an id that there is not"
+    assert chat(client).choices[0].message.content, "and the runtime lives on"
 
 
 @pytest.mark.parametrize(

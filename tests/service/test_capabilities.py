@@ -10,10 +10,11 @@ from service.capabilities import TABLE, Feature, RuntimeFacts, Support, decide, 
 CPU = RuntimeFacts(algorithm="EAGLE3", device="cpu")
 GPU = RuntimeFacts(algorithm="EAGLE3", device="cuda")
 PLAIN_GPU = RuntimeFacts(algorithm="NONE", device="cuda")
+OLD = RuntimeFacts(version="0.5.9", algorithm="EAGLE3")
 DETERMINISTIC = RuntimeFacts(algorithm="EAGLE3", device="cuda", deterministic=True)
 
 
-@pytest.mark.parametrize("facts", [CPU, GPU, PLAIN_GPU, DETERMINISTIC, RuntimeFacts()])
+@pytest.mark.parametrize("facts", [CPU, GPU, PLAIN_GPU, DETERMINISTIC, OLD, RuntimeFacts()])
 @pytest.mark.parametrize("feature", Feature)
 def test_every_feature_is_decided_on_every_runtime(feature, facts):
     rule = decide(feature, facts)
@@ -42,12 +43,17 @@ def test_the_last_row_of_a_feature_holds_everywhere():
         (Feature.PENALTIES, CPU, Support.RELAXED),
         (Feature.PENALTIES, PLAIN_GPU, Support.SUPPORTED),
         (Feature.TOOLS, CPU, Support.REFUSED),
-        (Feature.TOOLS, RuntimeFacts(tool_call_parser="qwen25"), Support.SUPPORTED),
+        (Feature.TOOLS, RuntimeFacts(tool_call_parser="qwen25"), Support.RELAXED),
         (Feature.REASONING_EFFORT, CPU, Support.REFUSED),
         (Feature.PROMPT_TOKEN_IDS, PLAIN_GPU, Support.REFUSED),
         (Feature.HIDDEN_STATES, CPU, Support.REFUSED),
         (Feature.STRUCTURED_OUTPUT, CPU, Support.SUPPORTED),
         (Feature.LOGPROBS, CPU, Support.SUPPORTED),
+        (Feature.STRUCTURED_OUTPUT, OLD, Support.REFUSED),
+        (Feature.LOGPROBS, OLD, Support.REFUSED),
+        (Feature.LOGPROBS, RuntimeFacts(version="0.5.9"), Support.SUPPORTED),
+        (Feature.LOGPROBS, RuntimeFacts(version="0.5.24rc1", algorithm="EAGLE3"), Support.SUPPORTED),
+        (Feature.LOGPROBS, RuntimeFacts(version="main-abc", algorithm="EAGLE3"), Support.SUPPORTED),
     ],
 )
 def test_the_known_facts(feature, facts, support):
@@ -57,6 +63,11 @@ def test_the_known_facts(feature, facts, support):
 def test_refusals_name_the_flag_that_would_help():
     assert "--enable-deterministic-inference" in decide(Feature.SEED, GPU).sentence
     assert "--tool-call-parser" in decide(Feature.TOOLS, CPU).sentence
+
+
+@pytest.mark.parametrize("feature", [Feature.LOGPROBS, Feature.STRUCTURED_OUTPUT])
+def test_refusals_of_old_versions_name_the_one_that_serves(feature):
+    assert "from SGLang 0.5.23 on" in decide(feature, OLD).sentence
 
 
 def test_the_first_refusal_is_found_and_fine_requests_have_none():

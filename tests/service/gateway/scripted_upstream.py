@@ -110,6 +110,14 @@ def whole(rid, *, details=DETAILS, n=1):
     return json.dumps(document).encode()
 
 
+def whole_text(rid):
+    """As `whole`, of /v1/completions."""
+    choice = {"index": 0, "text": " red", "logprobs": None, "finish_reason": "stop", "matched_stop": 2}
+    document = head(rid, "text_completion") | {"choices": [choice], "usage": USAGE}
+    document |= {"metadata": {"weight_version": "default"}, "sglext": {"spec_tokens_details": DETAILS}}
+    return json.dumps(document).encode()
+
+
 def error(message, code, kind="BadRequestError"):
     return {"object": "error", "message": message, "type": kind, "param": None, "code": code}
 
@@ -119,6 +127,7 @@ class ScriptedUpstream:
     script: Script = field(default_factory=Script)
     ready_status: int = 200
     generated: list = field(default_factory=list)
+    asked: list = field(default_factory=list)  # path and body of every question that generates nothing
     headers: list = field(default_factory=list)
     aborted: list = field(default_factory=list)
     left: list = field(default_factory=list)
@@ -133,7 +142,7 @@ class ScriptedUpstream:
     def reset(self):
         self.script = Script()
         self.ready_status = 200
-        for seen in (self.generated, self.headers, self.aborted, self.left):
+        for seen in (self.generated, self.asked, self.headers, self.aborted, self.left):
             seen.clear()
         tree = {"speculative_num_steps": 3, "speculative_eagle_topk": 4, "speculative_num_draft_tokens": 8}
         self.server_info = {"version": "0.5.23", "device": "cpu", "speculative_algorithm": "EAGLE3", **tree}
@@ -157,6 +166,11 @@ class ScriptedUpstream:
             await respond(send, *answer())
             return
         request = json.loads(body)
+        if scope["path"] in ("/v1/tokenize", "/v1/detokenize"):
+            self.asked.append((scope["path"], request))
+            self.headers.append(dict(scope["headers"]))
+            await self.answer(request, receive, send)
+            return
         self.generated.append(request)
         self.headers.append(dict(scope["headers"]))
         await self.generate(request, receive, send)
@@ -171,6 +185,21 @@ class ScriptedUpstream:
         card = {"id": MODEL, "object": "model", "created": 1, "owned_by": "sglang", "max_model_len": CONTEXT}
         return {"object": "list", "data": [card]}
 
+    async def answer(self, request, receive, send):
+        """A tokenizer of characters, unless the script says otherwise."""
+        script = self.script
+        if script.before_head is not None:
+            await self.step(script.before_head, request, receive, send)
+        elif script.body is not None:
+            await respond(send, script.status, script.body)
+        elif "tokens" in request:
+            text = "".join(chr(token % 128) for token in request["tokens"] if isinstance(token, int))
+            await respond(send, 200, json.dumps({"text": text}).encode())
+        else:
+            tokens = [ord(character) for character in json.dumps(request.get("prompt", request.get("messages")))]
+            document = {"tokens": tokens, "count": len(tokens), "max_model_len": CONTEXT}
+            await respond(send, 200, json.dumps(document).encode())
+
     async def generate(self, request, receive, send):
         script = self.script
         if script.before_head is not None:
@@ -178,7 +207,8 @@ class ScriptedUpstream:
             return
         rid = request["rid"]
         if not request.get("stream") or script.status != 200:
-            await respond(send, script.status, script.body if script.body is not None else whole(rid))
+            answer = whole_text(rid) if "prompt" in request else whole(rid)
+            await respond(send, script.status, script.body if script.body is not None else answer)
             return
         headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -195,7 +225,7 @@ class ScriptedUpstream:
         elif isinstance(step, Hold):
             while (await receive())["type"] != "http.disconnect":
                 pass
-            self.left.append(request["rid"])
+            self.left.append(request.get("rid"))
         else:
             receive.__self__.transport.close()  # an exception before the head would be uvicorn's 500
             while (await receive())["type"] != "http.disconnect":

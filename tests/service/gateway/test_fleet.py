@@ -162,6 +162,28 @@ def test_a_503_as_a_streams_first_event_is_replaced_too(start, runtimes, chat):
     assert response.content == b"".join([*wire.stream_of(other.generated[0]["rid"])[:-3], wire.DONE])
 
 
+FULL = wire.error("The request queue is full.", 503)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_replica_whose_own_queue_is_full_is_passed_over_and_not_blamed(start, runtimes, chat, stream):
+    client = start(eagle(*runtimes[:2]))
+    mine, (other,) = whose(client, runtimes[:2], chat)
+    grew = counter(client)
+    full = Script(steps=[wire.event({"error": FULL}), wire.DONE]) if stream else Script(503, json.dumps(FULL).encode())
+    mine.script = full
+    for _ in range(6):  # more than would open a breaker
+        assert client.post(CHAT, json=chat | {"stream": stream}).is_success
+    assert (len(mine.generated), len(other.generated)) == (7, 6)
+    assert grew("aerie_upstream_retries_total", pool="eagle") == 6
+    other.script = full
+    response = client.post(CHAT, json=chat | {"stream": stream})
+    assert refusal(response) == (429, "queue_full")
+    assert int(response.headers["retry-after"]) > 0
+    assert grew("aerie_refusals_total", code="queue_full") == 1
+    assert mine.aborted == other.aborted == []
+
+
 def test_a_replica_that_refuses_connections_is_replaced(start, runtimes, chat):
     gone = ScriptedUpstream()
     with ExitStack() as stack:
@@ -346,6 +368,23 @@ def test_a_pool_whose_replicas_all_fail_on_a_request_hands_it_to_the_other(both,
     assert grew("aerie_policy_decisions_total", kind="baseline", reason="failover") == 1
 
 
+@pytest.mark.parametrize(
+    "fields", [{"logprobs": True}, {"response_format": {"type": "json_object"}}, {"regex": "a+"}], ids=str
+)
+def test_what_an_old_runtime_crashes_on_goes_to_the_baseline_or_is_refused_with_the_version(
+    start, runtimes, chat, fields
+):
+    runtimes[0].server_info["version"] = "0.5.9"
+    param = "logprobs" if "logprobs" in fields else "response_format"
+    with_baseline = start(eagle(runtimes[0]), plain(runtimes[1]), policy={"baseline_share": 0})
+    assert served_by(with_baseline, chat | fields) == "plain; reason=capability"
+    without = start(eagle(runtimes[0]))
+    response = without.post(CHAT, json=chat | fields)
+    assert (*refusal(response), response.json()["error"]["param"]) == (400, "unsupported_feature", param)
+    assert "from SGLang 0.5.23 on" in response.json()["error"]["message"]
+    assert runtimes[0].generated == []
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_what_speculation_cannot_serve_goes_to_the_baseline_whatever_the_dice_say(start, runtimes, chat, share):
     speculative, baseline = runtimes[:2]
@@ -426,6 +465,31 @@ def test_the_models_of_two_pools_are_listed_together_and_each_goes_to_its_own(st
     response = client.post(CHAT, json=chat | {"model": "nobody"})
     assert refusal(response) == (404, "model_not_found")
     assert "another" in response.json()["error"]["message"]
+
+
+def test_a_model_whose_only_pool_is_down_is_a_503_and_one_that_nobody_ever_served_a_404(
+    start, runtimes, chat, monkeypatch
+):
+    serve_model(monkeypatch, runtimes[1], "another")
+    client = start(pool("one", runtimes[0]), pool("two", runtimes[1]))
+    runtimes[1].ready_status = 503
+    until(lambda: "not_ready" in client.get("/readyz").json())
+    for body in (chat, chat | {"model": "another"}, chat | {"model": "nobody"}):
+        response = client.post(CHAT, json=body)
+        expected = {"another": (503, "upstream_unavailable"), "nobody": (404, "model_not_found")}
+        assert response.is_success if body is chat else refusal(response) == expected[body["model"]]
+    assert refusal(client.get("/v1/models/another")) == (503, "upstream_unavailable")
+    question = {"model": "another", "prompt": "hello"}
+    assert refusal(client.post("/v1/tokenize", json=question)) == (503, "upstream_unavailable")
+
+
+def test_a_model_is_a_503_as_long_as_a_pool_has_never_said_what_it_serves(runtimes, chat, tmp_path):
+    runtimes[1].ready_status = 503
+    file, asking_another = written(tmp_path, pool("one", runtimes[0]), pool("two", runtimes[1])), {"model": "another"}
+    with gateway_with(config=file) as client:
+        assert refusal(client.post(CHAT, json=chat | asking_another)) == (503, "upstream_unavailable")
+        runtimes[1].ready_status = 200
+        until(lambda: refusal(client.post(CHAT, json=chat | asking_another)) == (404, "model_not_found"))
 
 
 def test_a_model_that_only_a_pool_of_weight_0_holds_is_not_served(start, runtimes, chat, monkeypatch):

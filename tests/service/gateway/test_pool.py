@@ -217,7 +217,7 @@ async def test_a_runtime_that_does_not_say_how_busy_it_is_serves_all_the_same(ru
     async with pool_of(runtimes[:1]) as pool:
         client = SGLang(runtimes[0].url, Settings())
         assert await client.loads() == (None if expected is None else RuntimeLoad(*expected))
-        await client.close()
+        client.close()
         assert pool.ready
 
 

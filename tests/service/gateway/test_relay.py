@@ -195,9 +195,11 @@ def test_a_runtime_that_falls_silent_is_a_504_or_an_error_event(session_upstream
         for stream in (False, True):
             response = client.post(CHAT, json=chat | {"stream": stream})
             assert (response.status_code, response.json()["error"]["code"]) == (504, "upstream_timeout")
+        grew = counter(client)
         session_upstream.script = Script(steps=[RED, Hold()])
         response = client.post(CHAT, json=chat | {"stream": True})
         assert json.loads(events(response)[-1])["error"]["code"] == "upstream_timeout"
+        assert grew("aerie_upstream_zombies_total", reason="upstream_timeout") == 1
     assert session_upstream.aborted == [request["rid"] for request in session_upstream.generated]
 
 
@@ -223,6 +225,24 @@ def test_a_client_that_leaves_has_its_request_aborted(gateway, upstream, chat, g
     until(lambda: upstream.left == [upstream.generated[0]["rid"]], "the closed connection to the runtime")
     assert growth("aerie_upstream_aborts_total", result="accepted") == 1
     assert growth("aerie_requests_in_flight") == 0
+
+
+def test_a_request_that_outlives_its_client_is_counted_once(gateway, upstream, chat, growth):
+    upstream.script = Script(before_head=Hold())
+    with httpx.Client(base_url=gateway.base_url, timeout=0.3) as client, pytest.raises(httpx.ReadTimeout):
+        client.post(CHAT, json=chat)
+    until(lambda: growth("aerie_upstream_zombies_total", reason="client_closed_request") == 1)
+    until(lambda: growth("aerie_upstream_aborts_total", result="accepted") == 1)
+
+
+def test_a_request_whose_client_stays_is_no_zombie(gateway, upstream, chat, growth):
+    gateway.post(CHAT, json=chat)
+    gateway.post(CHAT, json={})
+    upstream.script = Script(status=500, body=b"{}")
+    gateway.post(CHAT, json=chat)
+    until(lambda: growth("aerie_requests_total", route=CHAT, outcome="error", status="5xx") == 1)
+    assert growth("aerie_upstream_zombies_total", reason="client_closed_request") == 0
+    assert upstream.aborted == []
 
 
 def test_a_client_that_does_not_read_is_cut_off_and_its_request_aborted(session_upstream, chat):

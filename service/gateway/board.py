@@ -1,0 +1,186 @@
+"""What the workers of one gateway tell one another: time series and what keys have used, in files that all can read.
+
+Owns the files and how the numbers of several workers become those of one gateway. Refuses to own what is counted
+(metrics.py, which also says of every gauge how to put it together), keys' limits (limits.py) and the workers' lives
+(workers.py).
+
+A worker's successor goes on from its predecessor's counters, so that no sum ever falls: Prometheus would take that for
+a restart and count everything again. What a worker that dies has counted since its last word, a second ago at most, is
+lost. prometheus_client's own way (files in shared memory that every count is written to) would lose nothing, but it has
+no gauges that are read at the scrape, cannot drop a replica that left, and must be chosen before it is imported.
+"""
+
+import asyncio
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import orjson
+from prometheus_client import Metric
+from prometheus_client.samples import Sample
+
+from service.gateway.limits import Limiter, Told, Use
+from service.gateway.metrics import Metrics
+
+INTERVAL_S = 1.0
+_IN_MEMORY = Path("/dev/shm")  # noqa: S108 - only to make a folder there that is ours alone
+
+_log = logging.getLogger("aerie.board")
+
+_Labels = tuple[tuple[str, str], ...]
+_TOGETHER: Mapping[str, Callable[[Iterable[float]], float]] = {"livesum": sum, "livemin": min, "livemax": max}
+
+
+class Board:
+    """A folder, a file a worker."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @classmethod
+    def new(cls) -> Self:
+        """In memory where that can be, else where temporary files go."""
+        parent = _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else None
+        return cls(Path(tempfile.mkdtemp(prefix="aerie-", dir=parent)))
+
+    def remove(self) -> None:
+        """When no worker is left."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def leave(self, worker: int) -> None:
+        """For a worker that ends when nobody is left to call `remove`."""
+        for file in self._folder.glob(f"{worker}.*"):
+            file.unlink(missing_ok=True)
+        with suppress(OSError):  # others are still there
+            self._folder.rmdir()
+
+    def write(self, worker: int, families: Iterable[Metric]) -> None:
+        """Replace what this worker said before."""
+        self._write(worker, "metrics", [_plain(family) for family in families])
+
+    def read(self, worker: int) -> list[Metric]:
+        """What it said last; nothing if it never did."""
+        return [_family(plain) for plain in self._read(worker, "metrics") or ()]
+
+    def write_told(self, worker: int, told: Told) -> None:
+        """Replace what this worker said of its keys before."""
+        self._write(worker, "keys", (told.life, {name: tuple(use) for name, use in told.uses.items()}))
+
+    def read_told(self, worker: int) -> Told | None:
+        """What it said of them last, if it did."""
+        if (plain := self._read(worker, "keys")) is None:
+            return None
+        life, uses = plain
+        return Told(life, {name: Use(*use) for name, use in uses.items()})
+
+    def bury(self, worker: int) -> None:
+        """It is dead: what it had counted stays, what it was doing does not."""
+        try:
+            self.write(worker, [family for family in self.read(worker) if family.type != "gauge"])
+            (self._folder / f"{worker}.keys").unlink(missing_ok=True)
+        except OSError as error:
+            _cannot_tell(error)
+
+    def _write(self, worker: int, what: str, plain: Any) -> None:  # noqa: ANN401 - anything that JSON has
+        file = self._folder / f"{worker}.{what}"
+        fresh = self._folder / f"{worker}.{what}.new"
+        fresh.write_bytes(orjson.dumps(plain))
+        fresh.replace(file)
+
+    def _read(self, worker: int, what: str) -> Any:  # noqa: ANN401 - what was written
+        try:
+            return orjson.loads((self._folder / f"{worker}.{what}").read_bytes())
+        except FileNotFoundError:
+            return None
+
+
+class Shared:
+    """One worker's view: its own time series, its predecessors' and the other workers' put together."""
+
+    _metrics: Metrics  # these two from `join` on
+    _limiter: Limiter
+
+    def __init__(self, board: Board, worker: int, workers: int) -> None:
+        self._board = board
+        self._worker = worker
+        self._others = [other for other in range(workers) if other != worker]
+        self._predecessors = board.read(worker)
+
+    def join(self, metrics: Metrics, limiter: Limiter) -> None:
+        """Expose the time series of all in place of this worker's; have keys' limits hold for all."""
+        self._metrics, self._limiter = metrics, limiter
+        metrics.source = self
+
+    def collect(self) -> list[Metric]:
+        """For prometheus_client: everybody's, ours as of now."""
+        mine = self.write()
+        return together([mine, *(self._board.read(other) for other in self._others)], self._metrics.modes)
+
+    def write(self) -> list[Metric]:
+        """Let the others know ours, and our predecessors'."""
+        mine = together([self._metrics.registry.collect(), self._predecessors], self._metrics.modes)
+        try:
+            self._board.write(self._worker, mine)
+            self._board.write_told(self._worker, self._limiter.tell())
+        except OSError as error:
+            _cannot_tell(error)
+        return mine
+
+    def hear(self) -> None:
+        """Learn what keys have used elsewhere."""
+        told = {other: self._board.read_told(other) for other in self._others}
+        self._limiter.hear({other: said for other, said in told.items() if said is not None})
+
+    async def exchange_for_ever(self) -> None:
+        """Tell and hear, again and again."""
+        while True:
+            try:
+                self.write()
+                self.hear()
+            except Exception:  # noqa: BLE001 - the outermost loop of this task: its end would freeze what others see
+                _log.exception("unexpected error in telling the other workers")
+            await asyncio.sleep(INTERVAL_S)
+
+
+def _cannot_tell(error: OSError) -> None:
+    _log.warning("workers cannot be told", extra={"fields": {"reason": str(error)}})
+
+
+def together(workers: Iterable[Iterable[Metric]], modes: Mapping[str, str]) -> list[Metric]:
+    """One gateway's time series from its workers': counts are added up, gauges as they say."""
+    families: dict[str, Metric] = {}
+    values: dict[str, dict[tuple[str, _Labels], list[float]]] = {}
+    for family in (family for families_ in workers for family in families_):
+        families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+        of_family = values.setdefault(family.name, {})
+        for sample in family.samples:
+            of_family.setdefault((sample.name, tuple(sample.labels.items())), []).append(sample.value)
+    for name, family in families.items():
+        family.samples = [
+            Sample(series, dict(labels), _rule(series, modes.get(name))(found))
+            for (series, labels), found in values[name].items()
+        ]
+    return list(families.values())
+
+
+def _rule(series: str, mode: str | None) -> Callable[[Iterable[float]], float]:
+    if mode is not None:
+        return _TOGETHER[mode]
+    return min if series.endswith("_created") else sum
+
+
+def _plain(family: Metric) -> list[Any]:
+    samples = [(sample.name, sample.labels, sample.value) for sample in family.samples]
+    return [family.name, family.documentation, family.type, samples]
+
+
+def _family(plain: list[Any]) -> Metric:
+    name, documentation, kind, samples = plain
+    family = Metric(name, documentation, kind)
+    family.samples = [Sample(*sample) for sample in samples]
+    return family
