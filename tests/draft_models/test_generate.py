@@ -84,3 +84,10 @@ def test_draws_follow_the_distribution_cut_to_its_likeliest_tokens():
     assert set(counts) == {0, 1, 2, 3}
     for token, share in enumerate([0.5 / 0.98, 0.3 / 0.98, 0.12 / 0.98, 0.06 / 0.98]):
         assert counts[token] / 4000 == pytest.approx(share, abs=0.03)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_steps_replayed_as_a_cuda_graph_answer_as_one_prompt_at_a_time_does():
+    target, alone, asked = tiny.target().to(torch.device("cuda")), tiny.target(), requests(20)
+    for done in Batcher(target, 4).run(deque(asked)):
+        assert list(done.ids) == decode_plain(alone, list(done.request.ids), done.request.max_tokens, set(EOS)).ids
