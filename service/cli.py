@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from service.gateway.board import CannotShare
 from service.gateway.keys import mint
 from service.gateway.reload import InvalidFiles
 from service.gateway.server import serve
@@ -30,6 +31,7 @@ from service.up import Stack, prepare, run, run_runtime
 FAILURES = (
     InvalidFiles,
     CannotListen,
+    CannotShare,
     CannotTrace,
     ChildError,
     BuildError,

@@ -107,15 +107,3 @@ def first_within_bound(loads: Mapping[str, Load], order: Iterable[str]) -> str:
     """
     per_slot = BOUND * (sum(load.busy for load in loads.values()) + 1) / sum(load.capacity for load in loads.values())
     return next(name for name in order if loads[name].busy + 1 <= math.ceil(per_slot * loads[name].capacity))
-
-
-def pick_version(weights: Mapping[str, float], sticky: bytes) -> str:
-    """The version for a conversation: always the same one, each by its weight in the long run.
-
-    Raises:
-        ValueError: no weight is positive.
-    """
-    order = preference(sticky, weights)
-    if not order:
-        raise ValueError("a split needs at least one positive weight")
-    return order[0]

@@ -5,9 +5,9 @@ Owns the files and how the numbers of several workers become those of one gatewa
 (workers.py).
 
 A worker's successor goes on from its predecessor's counters, so that no sum ever falls: Prometheus would take that for
-a restart and count everything again. What a worker that dies has counted since its last word, a second ago at most, is
-lost. prometheus_client's own way (files in shared memory that every count is written to) would lose nothing, but it has
-no gauges that are read at the scrape, cannot drop a replica that left, and must be chosen before it is imported.
+a restart and count everything again. What a worker that dies has counted since its last word, five seconds ago at most,
+is lost. prometheus_client's own way (files in shared memory that every count is written to) would lose nothing, but it
+has no gauges that are read at the scrape, cannot drop a replica that left, and must be chosen before it is imported.
 """
 
 import asyncio
@@ -28,12 +28,19 @@ from service.gateway.limits import Limiter, Told, Use
 from service.gateway.metrics import Metrics
 
 INTERVAL_S = 1.0
+"""Between two looks at what keys have used."""
+METRICS_INTERVAL_S = 5.0
+"""Between two words on one's time series: to collect all of them takes milliseconds."""
 _IN_MEMORY = Path("/dev/shm")  # noqa: S108 - only to make a folder there that is ours alone
 
 _log = logging.getLogger("aerie.board")
 
 _Labels = tuple[tuple[str, str], ...]
 _TOGETHER: Mapping[str, Callable[[Iterable[float]], float]] = {"livesum": sum, "livemin": min, "livemax": max}
+
+
+class CannotShare(Exception):
+    """There is no place for what workers tell one another; the message says why, in one line."""
 
 
 class Board:
@@ -44,9 +51,17 @@ class Board:
 
     @classmethod
     def new(cls) -> Self:
-        """In memory where that can be, else where temporary files go."""
+        """In memory where that can be, else where temporary files go.
+
+        Raises:
+            CannotShare: neither can be written.
+        """
         parent = _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else None
-        return cls(Path(tempfile.mkdtemp(prefix="aerie-", dir=parent)))
+        try:
+            return cls(Path(tempfile.mkdtemp(prefix=f"aerie-{os.getpid()}-", dir=parent)))
+        except OSError as error:
+            where = error.filename or parent or "temporary files"
+            raise CannotShare(f"{where}: workers have no place to share: {error.strerror or error}") from error
 
     def remove(self) -> None:
         """When no worker is left."""
@@ -115,6 +130,7 @@ class Shared:
         """Expose the time series of all in place of this worker's; have keys' limits hold for all."""
         self._metrics, self._limiter = metrics, limiter
         metrics.source = self
+        limiter.share(self.tell, self.hear)
 
     def collect(self) -> list[Metric]:
         """For prometheus_client: everybody's, ours as of now."""
@@ -123,13 +139,21 @@ class Shared:
 
     def write(self) -> list[Metric]:
         """Let the others know ours, and our predecessors'."""
-        mine = together([self._metrics.registry.collect(), self._predecessors], self._metrics.modes)
+        mine = list(self._metrics.registry.collect())
+        if self._predecessors:
+            mine = together([mine, self._predecessors], self._metrics.modes)
         try:
             self._board.write(self._worker, mine)
-            self._board.write_told(self._worker, self._limiter.tell())
         except OSError as error:
             _cannot_tell(error)
         return mine
+
+    def tell(self) -> None:
+        """Let the others know what keys have used here."""
+        try:
+            self._board.write_told(self._worker, self._limiter.tell())
+        except OSError as error:
+            _cannot_tell(error)
 
     def hear(self) -> None:
         """Learn what keys have used elsewhere."""
@@ -138,10 +162,15 @@ class Shared:
 
     async def exchange_for_ever(self) -> None:
         """Tell and hear, again and again."""
+        loop = asyncio.get_running_loop()
+        write_at_s = loop.time()
         while True:
             try:
-                self.write()
+                self.tell()
                 self.hear()
+                if loop.time() >= write_at_s:
+                    write_at_s = loop.time() + METRICS_INTERVAL_S
+                    self.write()
             except Exception:  # noqa: BLE001 - the outermost loop of this task: its end would freeze what others see
                 _log.exception("unexpected error in telling the other workers")
             await asyncio.sleep(INTERVAL_S)

@@ -162,7 +162,7 @@ class Connection(HttpToolsProtocol):
     def _stage(self) -> Stage:
         if self._ended:
             return Stage.ENDED
-        if self._receiving is Stage.BODY:
+        if self._receiving is Stage.BODY and not self.pipeline:  # else it is not read before its turn
             return Stage.BODY
         if self._is_at_work:
             return Stage.AT_WORK  # a next head may be under way: its time begins when this answer ends

@@ -60,7 +60,10 @@ class Delivery:
             GatewayError: it broke.
         """
         self._on_start = on_start
-        await (self._copy_stream(answer, send) if self._exchange.stream else self._copy_whole(answer, send))
+        try:
+            await (self._copy_stream(answer, send) if self._exchange.stream else self._copy_whole(answer, send))
+        finally:
+            del self._on_start  # its owner holds us: a cycle would keep the request's body until a collection
 
     async def break_off(self, error: GatewayError, send: Send) -> None:
         """Tell the client of an error after the beginning."""
@@ -115,6 +118,8 @@ class Delivery:
         failure: GatewayError | None = None
         chunks, self._chunks = self._chunks, self._chunks + len(seen)
         for event in events[len(seen) :]:
+            if self.complete:
+                break
             try:
                 seen.append(self._read(event))
             except GatewayError as error:
@@ -176,7 +181,7 @@ class Delivery:
         """Chunks that arrive together are one arrival."""
         gap_s = self._record.chunk(time.perf_counter())
         if gap_s is not None:
-            self._metrics.between_chunks(self._exchange.path).observe(gap_s)
+            self._metrics.between_chunks(self._record.route).observe(gap_s)
 
     def _under_our_id(self, event: bytes) -> bytes:
         if not self._exchange.own_ids:

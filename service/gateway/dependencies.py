@@ -7,6 +7,7 @@ from typing import Annotated, NotRequired, TypedDict, cast
 
 from fastapi import Depends, Request
 
+from service.gateway.headers import header
 from service.gateway.keys import Key
 from service.gateway.record import RequestRecord
 from service.gateway.relay import Surroundings
@@ -38,6 +39,6 @@ def authenticated(request: Request, around: Surroundings, record: RequestRecord)
     Raises:
         Unauthorized: nobody's that is known and valid.
     """
-    key = around.guard.authenticate(request.headers.get("authorization"))
+    key = around.guard.authenticate(header(request.scope, b"authorization"))
     record.key_id, record.key_class = key.id, key.tenant_class
     return key

@@ -245,7 +245,7 @@ _SGLANG = (
     _row(413, "", InvalidRequest),
     _row(422, "", InvalidRequest),
     _row(429, "", Overloaded),
-    _row(502, "", UpstreamUnavailable),  # not SGLang's: a proxy before it, which did not reach it
+    _row(502, "", UpstreamProtocolError),  # a proxy's before it: the runtime may have read the request
     _row(503, "queue is full|higher priority", Overloaded),
     _row(503, "", UpstreamUnavailable),
     _row(504, "", UpstreamTimeout),

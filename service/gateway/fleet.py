@@ -6,7 +6,7 @@ choice of a replica (pool.py) and carrying a plan out (relay.py).
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Self
@@ -19,6 +19,7 @@ from service.gateway.errors import GatewayError, ModelNotFound, unavailable
 from service.gateway.metrics import Metrics
 from service.gateway.policy import Decision, Kind, Live, PoolLoad, RequestFacts, Throttle, check_pool, decide
 from service.gateway.pool import Pool
+from service.gateway.reload import InvalidFiles
 from service.gateway.settings import Settings
 from service.gateway.sglang import RuntimeInfo
 from service.gateway.tasks import running
@@ -110,9 +111,13 @@ class Fleet:
         """Serve by this from now on; only inside the context. Pools are the same if they have the same name.
 
         A pool that is gone gets no new request; it serves those that it has, the waiting ones too, and is closed then.
+
+        Raises:
+            InvalidFiles: a pool would become one of the other kind, while there are plans that rely on its kind.
         """
         before = {station.config.name: station for station in self.stations}
         known = self._retired | before
+        _check_kinds(known, config)
         self._retired = {name: station for name, station in known.items() if name not in config.names}
         self._have([self._adopted(known.get(pool.name), pool, config.queue) for pool in config.pools])
         self._throttle.limits = config.policy.batch_size
@@ -224,7 +229,10 @@ class Fleet:
             station.admission.resize(station.pool.capacity)
 
     async def _close_idle(self) -> None:
-        """Close retired pools that nobody needs: at the second look, since a plan may be on its way to its pool."""
+        """Close retired pools that nobody needs: at the second look, since a plan may be on its way to its pool.
+
+        One that comes later yet, since it waited for another pool first, finds nobody there: a 503.
+        """
         for name, station in tuple(self._retired.items()):
             station.idle_ticks = station.idle_ticks + 1 if station.idle else 0
             if station.idle_ticks > 1:
@@ -234,16 +242,26 @@ class Fleet:
                 _log.info("pool is gone", extra={"fields": {"pool": name}})
 
 
+def _check_kinds(known: Mapping[str, Station], config: GatewayConfig) -> None:
+    for pool in config.pools:
+        if pool.name in known and known[pool.name].config.kind is not pool.kind:
+            message = f"pools: {pool.name} is {known[pool.name].config.kind} and cannot become {pool.kind} "
+            raise InvalidFiles(message + "while the gateway runs; give that one another name")
+
+
 def _may_move(decision: Decision, live: Live) -> bool:
     return decision.fallback and live.available(decision.kind.other)
 
 
 def _in_order(stations: Iterable[Station], kind: Kind, conversation: bytes) -> list[Station]:
     """Those of a kind: the conversation's own first; those that take requests now before those that do not."""
-    of_kind = {station.config.name: station for station in stations if station.config.kind is kind}
-    weights = {name: station.config.weight for name, station in of_kind.items()}
+    of_kind = [station for station in stations if station.config.kind is kind]
+    if len(of_kind) < 2:
+        return of_kind
+    named = {station.config.name: station for station in of_kind}
+    weights = {name: station.config.weight for name, station in named.items()}
     return sorted(
-        (of_kind[name] for name in balance.preference(conversation, weights)),
+        (named[name] for name in balance.preference(conversation, weights)),
         key=lambda station: not station.pool.capacity,
     )
 
@@ -254,8 +272,8 @@ def _any_ready(stations: Sequence[Station]) -> Station:
 
 
 def _together(loads: Sequence[PoolLoad]) -> PoolLoad | None:
-    if not loads:
-        return None
+    if len(loads) < 2:
+        return loads[0] if loads else None
     return PoolLoad(sum(load.replicas for load in loads), sum(load.running for load in loads))
 
 

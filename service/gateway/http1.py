@@ -146,10 +146,14 @@ class Connection(asyncio.Protocol):
         """Parse it, which calls the methods below, and tell who waits."""
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._failure = NotHttp()
             self.close()
         self._wake()
+
+    def eof_received(self) -> None:
+        """The upstream will say no more: what is complete is the last answer."""
+        self._closed = self._closed or self._complete
 
     def connection_lost(self, error: Exception | None) -> None:
         """Once, last."""
@@ -259,7 +263,7 @@ class HttpClient:
 
     async def _connection(self, timeout_s: float) -> Connection:
         if self._closed:
-            raise RuntimeError("this client is closed")
+            raise CannotConnect("this client is closed")
         return self._used_before() or await self._connect(timeout_s)
 
     def _used_before(self) -> Connection | None:

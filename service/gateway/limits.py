@@ -7,7 +7,8 @@ Tokens are charged by an estimate on admission and settled by the real usage, in
 lease that is never settled keeps its estimate: leaving before the usage is known must not be free.
 
 Several workers tell one another what each key uses (board.py): what it used elsewhere is charged here as well, so a
-limit holds for all of them together, if a moment late.
+limit holds for all of them together, if a moment late. Places are told of when they change, and asked for before a
+request is refused: a client that begins one request after the other's end is never told that it runs two.
 """
 
 import secrets
@@ -124,7 +125,13 @@ class Limiter:
         self._accounts: dict[str, _Account] = {}
         self._life = secrets.randbits(60)
         self._heard: dict[int, Told] = {}
+        self._tell: Callable[[], None] = _nobody
+        self._ask: Callable[[], None] = _nobody
         self.adopt(keys)
+
+    def share(self, tell: Callable[[], None], ask: Callable[[], None]) -> None:
+        """With other workers: `tell` lets them know what was used here, `ask` ends in a call of `hear`."""
+        self._tell, self._ask = tell, ask
 
     def adopt(self, keys: Iterable[Key]) -> None:
         """Know these keys and no others. A key whose id stays keeps what it has used."""
@@ -143,16 +150,30 @@ class Limiter:
         account = self._accounts.get(key.id)
         if account is None:
             raise Unauthorized("The API key has been withdrawn.")
+        most = account.limits.concurrent
+        if most is not None and account.elsewhere and account.running + account.elsewhere >= most:
+            self._ask()
         now_ns = self._clock_ns()
         _check(account, key.id, estimate, now_ns)
         account.take(1, estimate, now_ns)
         account.taken_requests += 1
         account.taken_tokens += estimate
-        account.running += 1
-        try:
+        with self._place(account):
             yield Allowance(account, estimate, self._clock_ns)
+
+    @contextmanager
+    def _place(self, account: _Account) -> Iterator[None]:
+        account.running += 1
+        self._tell_places(account)
+        try:
+            yield
         finally:
             account.running -= 1
+            self._tell_places(account)
+
+    def _tell_places(self, account: _Account) -> None:
+        if account.limits.concurrent is not None:
+            self._tell()
 
     def tell(self) -> Told:
         """What was used here, for the other workers."""
@@ -174,6 +195,10 @@ class Limiter:
         """What it had said before; who is first heard of used it before our own buckets were full."""
         last = self._heard.get(worker, told)
         return last.uses if last.life == told.life else {}
+
+
+def _nobody() -> None:
+    """There is no other worker."""
 
 
 def _check(account: _Account, key_id: str, estimate: int, now_ns: int) -> None:

@@ -14,11 +14,18 @@ class Load:
     capacity: int
     ours: int = 0
     others: int = 0
+    questions: int = 0
+    """Ours that generate nothing (lookup.py): they take no place and are in no report."""
 
     @property
     def busy(self) -> int:
         """All of them."""
         return self.ours + self.others
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of ours is there."""
+        return not self.ours and not self.questions
 
     def report(self, requests: int, capacity: int) -> None:
         """What the runtime says it runs and queues. What exceeds our own requests at this moment is others'.

@@ -16,10 +16,11 @@ from service.gateway import tracing
 from service.gateway.errors import Overloaded, RateLimited, UpstreamTimeout, UpstreamUnavailable
 from service.gateway.keys import Key
 from service.gateway.lifeline import Lifeline
+from service.gateway.limits import Allowance
 from service.gateway.member import Member
 from service.gateway.pool import Pool
 from service.gateway.record import RequestRecord
-from service.gateway.relay import ATTEMPTS, Surroundings
+from service.gateway.relay import ATTEMPTS, COSTS_NOTHING, Surroundings
 from service.gateway.sglang import RuntimeInfo
 
 QUESTIONS_AT_ONCE = 64
@@ -34,6 +35,8 @@ class Question:
     body: bytes
     model: str
     prompt_param: str
+    estimate: int
+    """Of its tokens."""
     key: Key
     check: Callable[[RuntimeInfo], None]
 
@@ -47,12 +50,14 @@ async def ask(question: Question, record: RequestRecord, around: Surroundings) -
     limit_s, lifeline = around.settings.tokenize_timeout_s, Lifeline()
     with (
         _refusals_counted(around),
-        around.guard.limiter.admit(question.key, 0) as allowance,
+        around.guard.limiter.admit(question.key, question.estimate) as allowance,
         around.drain.guard(lifeline),
     ):
-        async with lifeline:
-            lifeline.allow(limit_s, UpstreamTimeout(f"The runtime did not answer within {limit_s:g} s."))
-            document = await _first_answer(question, record, around)
+        with _refunded(allowance):
+            async with lifeline:
+                lifeline.allow(limit_s, UpstreamTimeout(f"The runtime did not answer within {limit_s:g} s."))
+                document = await _first_answer(question, record, around)
+        allowance.settle(_tokens(document, question.estimate))
         return Response(orjson.dumps(document), headers=allowance.headers, media_type="application/json")
 
 
@@ -63,6 +68,23 @@ def _refusals_counted(around: Surroundings) -> Iterator[None]:
     except (Overloaded, RateLimited) as error:
         around.metrics.refusals.labels(error.code).inc()
         raise
+
+
+@contextmanager
+def _refunded(allowance: Allowance) -> Iterator[None]:
+    """Charge nothing where the runtime did no work."""
+    try:
+        yield
+    except COSTS_NOTHING:
+        allowance.settle(0)
+        raise
+
+
+def _tokens(document: dict[str, Any], estimate: int) -> int:
+    """How many there were; what the runtime does not say, as in an answer that is text, stays estimated."""
+    said = document.get("count")
+    counts = [count for count in (said if isinstance(said, list) else [said]) if isinstance(count, int)]
+    return sum(counts) if counts else estimate
 
 
 async def _first_answer(question: Question, record: RequestRecord, around: Surroundings) -> dict[str, Any]:
@@ -80,21 +102,25 @@ async def _first_answer(question: Question, record: RequestRecord, around: Surro
 
 async def _ask_pool(question: Question, record: RequestRecord, pool: Pool) -> dict[str, Any]:
     tried: list[Member] = []
+    full: list[Member] = []
     while True:
-        member = pool.choose(None, exclude=tried)
-        if member.load.ours >= member.load.capacity + QUESTIONS_AT_ONCE:
+        member = pool.choose(None, exclude=[*tried, *full])
+        if member.load.questions >= QUESTIONS_AT_ONCE:
+            full.append(member)
+            if pool.has_other_than([*tried, *full]):
+                continue
             raise Overloaded("Too many questions at once.", retry_after_s=1)
         try:
             return await _ask_member(question, record, member, pool)
         except UpstreamUnavailable:
             tried.append(member)
-            if len(tried) == ATTEMPTS or not pool.has_other_than(tried):
+            if len(tried) == ATTEMPTS or not pool.has_other_than([*tried, *full]):
                 raise
 
 
 async def _ask_member(question: Question, record: RequestRecord, member: Member, pool: Pool) -> dict[str, Any]:
     client = member.replica.client
-    with pool.lease(member) as lease, tracing.attempt(record, member.url, question.path) as trace:
+    with pool.lease(member, question=True) as lease, tracing.attempt(record, member.url, question.path) as trace:
         async with client.open(question.path, question.body, trace, prompt_param=question.prompt_param) as answer:
             document = await answer.document()
         lease.answered()

@@ -67,8 +67,9 @@ class Lease:
 
     _permit: Permit
 
-    def __init__(self, member: Member) -> None:
+    def __init__(self, member: Member, *, question: bool = False) -> None:
         self.member = member
+        self._question = question
 
     def answered(self) -> None:
         """The first byte of an answer is here: whatever follows, the replica serves."""
@@ -92,11 +93,17 @@ class Lease:
         if (reason := self.member.reason) is not None:
             raise unavailable(reason)
         self._permit = self.member.breaker.enter()
-        self.member.load.ours += 1
+        self._count(1)
         return self
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
-        self.member.load.ours -= 1
+        self._count(-1)
         if isinstance(error, GatewayError):
             self.failed(error)
         self._permit.dropped()
+
+    def _count(self, requests: int) -> None:
+        if self._question:
+            self.member.load.questions += requests
+        else:
+            self.member.load.ours += requests

@@ -46,6 +46,7 @@ class Metrics:
         self._duration = cache(self.duration.labels)
         self._first_token = cache(self.time_to_first_token.labels)
         self._per_token = cache(self.time_per_output_token.labels)
+        self._accepted = cache(self.accepted_drafts.labels)
 
     def _declare_requests(self) -> None:
         route = ("route",)
@@ -327,7 +328,7 @@ class Metrics:
         self.proposed_drafts.inc(speculation.proposed_drafts)
         self.correct_drafts.inc(speculation.correct_drafts)
         for position, passes in enumerate(speculation.accepted_at(), start=1):
-            self.accepted_drafts.labels(str(position) if position <= POSITIONS else f"{POSITIONS + 1}+").inc(passes)
+            self._accepted(str(position) if position <= POSITIONS else f"{POSITIONS + 1}+").inc(passes)
         if speculation.acceptance_length is not None:
             self.acceptance_length.observe(speculation.acceptance_length)
 

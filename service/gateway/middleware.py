@@ -9,23 +9,24 @@ import re
 import secrets
 import time
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.gateway import log
+from service.gateway import headers, log
 from service.gateway.errors import BodyTimeout, ClientGone, InternalError, PayloadTooLarge
+from service.gateway.headers import header
 from service.gateway.metrics import Metrics
 from service.gateway.record import Outcome, RequestRecord
 from service.gateway.tracing import passed_on
 
 REQUEST_ID = "x-request-id"
+_REQUEST_ID = REQUEST_ID.encode()
 LINGER_BODIES = 16
 """A body over the limit is read and dropped up to this many limits, so that its sender gets to read the 413."""
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_QUIET_ROUTES = frozenset({"/healthz", "/readyz", "/metrics"})
+QUIET_ROUTES = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Operators': asked for all the time."""
 
-_access = logging.getLogger(log.ACCESS)
 _log = logging.getLogger("aerie.gateway")
 
 
@@ -41,9 +42,10 @@ class Observe:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        record = RequestRecord(_request_id(Headers(scope=scope)), scope["method"], scope["path"])
+        headers.keep(scope)
+        record = RequestRecord(_request_id(scope), scope["method"], scope["path"])
         record.trace = passed_on(scope["headers"])
-        scope.setdefault("state", {})["record"] = record
+        scope["state"]["record"] = record
         token = log.request_id.set(record.request_id)
         try:
             await self._serve(scope, receive, _Sender(record, send))
@@ -58,8 +60,8 @@ class Observe:
             _log.exception("unexpected error")
             sender.record.failure = error = InternalError("The gateway failed on this request.")
             if not sender.record.status:
-                headers = [(b"content-type", b"application/json")]
-                await sender({"type": "http.response.start", "status": error.status, "headers": headers})
+                json = [(b"content-type", b"application/json")]
+                await sender({"type": "http.response.start", "status": error.status, "headers": json})
                 await sender({"type": "http.response.body", "body": error.body})
 
     def _finish(self, record: RequestRecord, scope: Scope) -> None:
@@ -67,7 +69,7 @@ class Observe:
         record.status = record.status or 499
         record.route = getattr(scope.get("route"), "path", record.route)
         self._metrics.observe(record)
-        _access.log(_level(record), "request", extra={"fields": _fields(record)})
+        log.access(_level(record), _fields(record))
 
 
 class _Sender:
@@ -80,18 +82,19 @@ class _Sender:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.record.status = message["status"]
-            MutableHeaders(scope=message)[REQUEST_ID] = self.record.request_id
+            mine = (_REQUEST_ID, self.record.request_id.encode())
+            message["headers"] = [*message.get("headers", ()), mine]
         await self._send(message)
 
 
-def _request_id(headers: Headers) -> str:
+def _request_id(scope: Scope) -> str:
     """The client's, if it is short and plain, else a new one."""
-    given = headers.get(REQUEST_ID, "")
+    given = header(scope, _REQUEST_ID) or ""
     return given if _SANE_REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(16)}"
 
 
 def _level(record: RequestRecord) -> int:
-    if record.route in _QUIET_ROUTES:
+    if record.route in QUIET_ROUTES:
         return logging.DEBUG
     return logging.WARNING if record.outcome is Outcome.ERROR else logging.INFO
 
@@ -131,16 +134,16 @@ class BoundedBody:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request with a guarded `receive`; other scopes pass."""
         if scope["type"] == "http":
-            receive = _BodyReader(receive, Headers(scope=scope), self._limit_bytes, self._timeout_s)
+            declared = header(scope, b"content-length") or ""
+            receive = _BodyReader(receive, declared, self._limit_bytes, self._timeout_s)
         await self._app(scope, receive, send)
 
 
 class _BodyReader:
-    def __init__(self, receive: Receive, headers: Headers, limit_bytes: int, timeout_s: float) -> None:
+    def __init__(self, receive: Receive, declared: str, limit_bytes: int, timeout_s: float) -> None:
         self._receive = receive
         self._limit_bytes = limit_bytes
         self._timeout_s = timeout_s
-        declared = headers.get("content-length", "")
         self._declared_bytes = int(declared) if declared.isdecimal() else 0
         self._seen_bytes = 0
         self._deadline_s: float | None = None

@@ -38,7 +38,7 @@ _ERRORS = {
             "No such model.",
             errors.ModelNotFound(f"The model 'gpt-9' does not exist; served: {examples.MODEL}.", param="model"),
         ),
-        ("The body did not arrive in time.", errors.BodyTimeout("The body did not arrive within 30 s.")),
+        ("The head or the body did not arrive in time.", errors.BodyTimeout("The body did not arrive within 30 s.")),
         ("The body is too large.", errors.PayloadTooLarge("The body is larger than 4194304 bytes.")),
         (
             "The body is not declared as JSON.",
@@ -50,6 +50,7 @@ _ERRORS = {
             "The queue is full, the wait was too long, or the key's limit is reached; see Retry-After.",
             errors.Overloaded("The queue is full.", retry_after_s=3),
         ),
+        ("The headers are too large.", errors.HeadersTooLarge("The headers are larger than 32768 bytes.")),
         ("A bug of the gateway.", errors.InternalError("The gateway failed on this request.")),
         (
             "The runtime failed, or broke the connection.",
@@ -77,6 +78,7 @@ class _Operation:
 
 
 _ALL = tuple(_ERRORS)
+_OF_CONNECTIONS = (errors.HeadTimeout.status, errors.HeadersTooLarge.status)
 _OPERATIONS = {
     "/v1/chat/completions": _Operation("post", answers.ChatCompletion, ChatCompletionRequest, _ALL, generates=True),
     "/v1/completions": _Operation("post", answers.Completion, CompletionRequest, _ALL, generates=True),
@@ -135,7 +137,7 @@ def _described(path: str, operation: _Operation) -> dict[str, Any]:
         "tags": ["OpenAI" if path.startswith("/v1/") else "Operations"],
         "responses": {
             "200": _answer(path, operation),
-            **{str(status): _error(status) for status in operation.statuses},
+            **{str(status): _error(status) for status in sorted({*operation.statuses, *_OF_CONNECTIONS})},
         },
     }
     if operation.request is not None:

@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from service.capabilities import TABLE, Feature
 from service.gateway.conversation import Strict
 from service.gateway.errors import InvalidRequest, UnsupportedMediaType
+from service.gateway.headers import header
 from service.gateway.protocol import IGNORED
 
 Document = dict[str, Any]
@@ -31,7 +32,7 @@ async def document_of(request: HttpRequest) -> Document:
     Raises:
         GatewayError: it is not declared as JSON, or is no JSON object, or did not arrive.
     """
-    check_media_type(request.headers.get("content-type"))
+    check_media_type(header(request.scope, b"content-type"))
     return parse_object(await request.body())
 
 

@@ -136,6 +136,11 @@ class RequestFacts:
     needs_grammar: bool = False
     needs_logprobs: bool = False
 
+    @property
+    def mode(self) -> Mode:
+        """What is asked for, or else the key's default."""
+        return self.asked or self.key_mode
+
 
 @dataclass(frozen=True, slots=True)
 class PoolLoad:
@@ -200,33 +205,37 @@ def decide(request: RequestFacts, live: Live, config: PolicyConfig) -> Decision:
 
 
 def _preferred(request: RequestFacts, live: Live, config: PolicyConfig) -> Decision:
-    """The first rule that holds. The share comes last, so that both of its arms are drawn from the same requests."""
-    mode = request.asked or request.key_mode
-    rules = (
-        # promises, and what protects the runtime
-        (request.asked is Mode.OFF, Kind.BASELINE, Reason.ASKED_OFF),
-        (request.needs_grammar and config.grammar is Kind.BASELINE, Kind.BASELINE, Reason.GRAMMAR),
-        (request.needs_logprobs and config.logprobs is Kind.BASELINE, Kind.BASELINE, Reason.LOGPROBS),
-        (live.baseline is None, Kind.SPECULATIVE, Reason.ONLY_POOL),
-        (live.speculative is None, Kind.BASELINE, Reason.ONLY_POOL),
-        # what somebody chose
-        (request.asked is Mode.ON, Kind.SPECULATIVE, Reason.ASKED_ON),
-        (mode is Mode.OFF, Kind.BASELINE, Reason.KEY_OFF),
-        (mode is Mode.ON, Kind.SPECULATIVE, Reason.KEY_ON),
-        # what pays
-        (live.baseline_is_busy(config.batch_size.off_above), Kind.SPECULATIVE, Reason.BASELINE_BUSY),
-        (_above(request.prompt_tokens, config.max_prompt_tokens), Kind.BASELINE, Reason.LONG_PROMPT),
-        (_above(config.min_answer_tokens, request.max_tokens), Kind.BASELINE, Reason.SHORT_ANSWER),
-        (_above(request.temperature, config.max_temperature), Kind.BASELINE, Reason.TEMPERATURE),
-        (not live.speculation_pays, Kind.BASELINE, Reason.BATCH_SIZE),
-        (request.draw < config.baseline_share, Kind.BASELINE, Reason.SHARE),
-        (True, Kind.SPECULATIVE, Reason.DEFAULT),
-    )
-    return next(Decision(kind, reason) for holds, kind, reason in rules if holds)
+    """The first rule that holds."""
+    return next(Decision(kind, reason) for holds, kind, reason in _RULES if holds(request, live, config))
 
 
 def _above(value: float | None, limit: float | None) -> bool:
     return value is not None and limit is not None and value > limit
+
+
+_Rule = tuple[Callable[[RequestFacts, Live, PolicyConfig], bool], Kind, Reason]
+
+# r: the request, c: the configuration. The share comes last, so that both its arms are drawn from the same requests.
+_RULES: tuple[_Rule, ...] = (
+    # promises, and what protects the runtime
+    (lambda r, _live, _c: r.asked is Mode.OFF, Kind.BASELINE, Reason.ASKED_OFF),
+    (lambda r, _live, c: r.needs_grammar and c.grammar is Kind.BASELINE, Kind.BASELINE, Reason.GRAMMAR),
+    (lambda r, _live, c: r.needs_logprobs and c.logprobs is Kind.BASELINE, Kind.BASELINE, Reason.LOGPROBS),
+    (lambda _r, live, _c: live.baseline is None, Kind.SPECULATIVE, Reason.ONLY_POOL),
+    (lambda _r, live, _c: live.speculative is None, Kind.BASELINE, Reason.ONLY_POOL),
+    # what somebody chose
+    (lambda r, _live, _c: r.asked is Mode.ON, Kind.SPECULATIVE, Reason.ASKED_ON),
+    (lambda r, _live, _c: r.mode is Mode.OFF, Kind.BASELINE, Reason.KEY_OFF),
+    (lambda r, _live, _c: r.mode is Mode.ON, Kind.SPECULATIVE, Reason.KEY_ON),
+    # what pays
+    (lambda _r, live, c: live.baseline_is_busy(c.batch_size.off_above), Kind.SPECULATIVE, Reason.BASELINE_BUSY),
+    (lambda r, _live, c: _above(r.prompt_tokens, c.max_prompt_tokens), Kind.BASELINE, Reason.LONG_PROMPT),
+    (lambda r, _live, c: _above(c.min_answer_tokens, r.max_tokens), Kind.BASELINE, Reason.SHORT_ANSWER),
+    (lambda r, _live, c: _above(r.temperature, c.max_temperature), Kind.BASELINE, Reason.TEMPERATURE),
+    (lambda _r, live, _c: not live.speculation_pays, Kind.BASELINE, Reason.BATCH_SIZE),
+    (lambda r, _live, c: r.draw < c.baseline_share, Kind.BASELINE, Reason.SHARE),
+    (lambda *_: True, Kind.SPECULATIVE, Reason.DEFAULT),
+)
 
 
 def check_pool(decision: Decision, live: Live) -> None:

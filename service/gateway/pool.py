@@ -76,9 +76,11 @@ class Pool:
         self._looking = asyncio.create_task(self._refresh_for_ever())
 
     async def close(self) -> None:
-        """End what `start` began, and every connection."""
+        """End what `start` began, and every connection; a request that comes later finds nobody."""
         if self._looking is not None:
             await end(self._looking)
+        for member in self._members.values():
+            member.leaving = True
         await asyncio.gather(*(member.close() for member in self._members.values()))
 
     def adopt(self, replicas: Sequence[str], max_in_flight: int) -> None:
@@ -89,8 +91,8 @@ class Pool:
 
     @property
     def idle(self) -> bool:
-        """Whether none of our requests is at a member."""
-        return not any(member.load.ours for member in self._members.values())
+        """Whether none of our requests and questions is at a member."""
+        return all(member.load.idle for member in self._members.values())
 
     @property
     def ready(self) -> bool:
@@ -165,9 +167,9 @@ class Pool:
         """Whether there is a replica left for a request that these could not take."""
         return any(member not in tried for member in self._able().values())
 
-    def lease(self, member: Member) -> Lease:
+    def lease(self, member: Member, *, question: bool = False) -> Lease:
         """A context in which the request is at this member: `with pool.lease(pool.choose(key)) as lease`."""
-        return Lease(member)
+        return Lease(member, question=question)
 
     async def refresh(self) -> None:
         """Look for replicas once: newcomers are probed, who is gone takes no new request and is closed when idle."""
@@ -180,7 +182,7 @@ class Pool:
                 member.leaving = not member.leaving
                 self._log_change("replica leaves" if member.leaving else "replica is back", url)
         for url in removed:
-            if not self._members[url].load.ours:
+            if self._members[url].load.idle:
                 await self._members[url].close()
                 del self._members[url]
 

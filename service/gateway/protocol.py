@@ -133,7 +133,7 @@ class Generation(Strict):
     def needs_grammar(self) -> bool:
         """Whether the runtime must constrain the answer."""
         json_format = None if isinstance(self.response_format, TextFormat) else self.response_format
-        return any(grammar is not None for grammar in (json_format, self.regex, self.ebnf))
+        return json_format is not None or self.regex is not None or self.ebnf is not None
 
     @property
     def needs_logprobs(self) -> bool:
@@ -158,16 +158,16 @@ class Generation(Strict):
 
     def features(self) -> Iterator[Feature]:
         """What this request asks of the runtime beyond text in and out."""
-        asked = {
-            Feature.MIN_P: self.min_p,
-            Feature.SEED: self.seed is not None,
-            Feature.SEED_WITH_N: self.seed is not None and (self.n or 1) > 1,
-            Feature.LOGPROBS: self.needs_logprobs,
-            Feature.STOP_REGEX: self.stop_regex,
-            Feature.MIN_TOKENS_WITH_STOP_TOKEN_IDS: self.min_tokens and self.stop_token_ids,
-            Feature.STRUCTURED_OUTPUT: self.needs_grammar,
-        }
-        return (feature for feature, value in asked.items() if value)
+        asked = (
+            (Feature.MIN_P, self.min_p),
+            (Feature.SEED, self.seed is not None),
+            (Feature.SEED_WITH_N, self.seed is not None and (self.n or 1) > 1),
+            (Feature.LOGPROBS, self.needs_logprobs),
+            (Feature.STOP_REGEX, self.stop_regex),
+            (Feature.MIN_TOKENS_WITH_STOP_TOKEN_IDS, self.min_tokens and self.stop_token_ids),
+            (Feature.STRUCTURED_OUTPUT, self.needs_grammar),
+        )
+        return (feature for feature, value in asked if value)
 
 
 class ChatCompletionRequest(Generation):

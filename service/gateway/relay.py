@@ -50,7 +50,8 @@ QUEUE_MARGIN_S = 1.0
 """The queue's own end of patience comes first: it knows when to come back."""
 
 _LEAVES_WORK_BEHIND = (ClientGone, ShuttingDown, UpstreamTimeout, UpstreamProtocolError)
-_COSTS_NOTHING = (Overloaded, UpstreamUnavailable, InvalidRequest)
+COSTS_NOTHING = (Overloaded, UpstreamUnavailable, InvalidRequest)
+"""Ends of a request for which the runtime did no work."""
 
 _log = logging.getLogger("aerie.relay")
 
@@ -119,7 +120,7 @@ class Relay(Response):
         usage, failure = self._record.usage, self._record.failure
         if usage is not None:
             allowance.settle(usage.prompt_tokens + usage.completion_tokens)
-        elif not self._delivery.started and (self._lease is None or isinstance(failure, _COSTS_NOTHING)):
+        elif not self._delivery.started and (self._lease is None or isinstance(failure, COSTS_NOTHING)):
             allowance.settle(0)
 
     async def _serve(self, receive: Receive, send: Send) -> None:

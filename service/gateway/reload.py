@@ -56,7 +56,7 @@ class Reloading(Generic[T]):
         Args:
             paths: files that make one value together.
             parse: their contents to a value; whatever is wrong with them is a ValueError.
-            on_change: called with each further value, before anybody else can see it.
+            on_change: called with each further value, before anybody else can see it; it may raise InvalidFiles.
             interval_s: between two looks.
             clock_s: Unix time, for the status only.
 
@@ -118,7 +118,11 @@ class Reloading(Generic[T]):
 
     def _replace(self, value: T) -> None:
         if self._on_change is not None:
-            self._on_change(value)
+            try:
+                self._on_change(value)
+            except InvalidFiles as error:
+                self._tried = None  # what stands in its way may pass
+                raise InvalidFiles(f"{self._names}: {error}") from None
         self._value = value
         self._status = Status(self._status.generation + 1, self._clock_s(), None)
         _log.info("reloaded", extra={"fields": {"files": self._names, "generation": self._status.generation}})

@@ -20,6 +20,7 @@ from service.gateway.balance import prefix_key
 from service.gateway.dependencies import Around, Record, authenticated
 from service.gateway.errors import InvalidRequest
 from service.gateway.exchange import Exchange
+from service.gateway.headers import header
 from service.gateway.include import INCLUDE_HEADER, wants_speculation
 from service.gateway.keys import Key
 from service.gateway.limits import estimate_tokens
@@ -34,7 +35,11 @@ from service.gateway.runtime_checks import check_capabilities, check_token_limit
 
 router = APIRouter(prefix="/v1")
 
+_MODE_HEADER, _INCLUDE_HEADER = MODE_HEADER.encode(), INCLUDE_HEADER.encode()
+
 PRIORITIES = {"low": 0, "normal": 1, "high": 2}
+MAX_CHOICES = 128
+"""Of one request, over all its prompts: `n`'s own bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +113,11 @@ class _Sender:
 
     @property
     def mode(self) -> Mode | None:
-        return parse_mode(self.request.headers.get(MODE_HEADER))
+        return parse_mode(header(self.request.scope, _MODE_HEADER))
 
     @property
     def wants_speculation(self) -> bool:
-        return wants_speculation(self.request.headers.get(INCLUDE_HEADER))
+        return wants_speculation(header(self.request.scope, _INCLUDE_HEADER))
 
 
 async def _generate(endpoint: Endpoint, request: Request, around: Surroundings, record: RequestRecord) -> Relay:
@@ -190,7 +195,16 @@ def _check_prompt_is_text(endpoint: Endpoint, document: parse.Document) -> None:
 
 
 def _choices(wanted: Generation) -> int:
-    return (wanted.n or 1) * (_prompts(wanted) or 1)
+    """How many answers the runtime makes.
+
+    Raises:
+        InvalidRequest: too many.
+    """
+    choices = (wanted.n or 1) * (_prompts(wanted) or 1)
+    if choices > MAX_CHOICES:
+        message = f"n: at most {MAX_CHOICES} choices in a request, n times the number of prompts, not {choices}."
+        raise InvalidRequest(message, param="n", code="invalid_value")
+    return choices
 
 
 def _prompts(wanted: Generation) -> int | None:

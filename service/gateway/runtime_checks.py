@@ -30,7 +30,7 @@ def check_token_limit(token_limit: tuple[str, int] | None, info: RuntimeInfo) ->
     if token_limit is None or info.context_length is None:
         return
     field, limit = token_limit
-    if info.context_length is not None and limit >= info.context_length:
+    if limit >= info.context_length:
         message = f"{field}: {limit} does not fit the context of {info.context_length} tokens, prompt included."
         raise InvalidRequest(message, param=field, code="context_length_exceeded")
 

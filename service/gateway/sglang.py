@@ -7,11 +7,12 @@ aborting. Refuses to own a request's life (relay.py), health over time (replica.
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 from http import HTTPStatus
+from itertools import zip_longest
 from typing import Any, Self
 
 import orjson
@@ -29,6 +30,9 @@ from service.gateway.errors import (
 from service.gateway.http1 import Connection, HttpClient, HttpError
 from service.gateway.record import Speculation, Usage
 from service.gateway.settings import Settings
+
+ABORTS_AT_ONCE = 8
+"""Connections that the aborts of one request take; it may have run under hundreds of ids."""
 
 _ERROR_BODY_BYTES = 64 * 2**10
 
@@ -207,12 +211,11 @@ def speculation_of(document: dict[str, Any]) -> Speculation | None:
 
 def _sum_details(choices: Sequence[dict[str, Any]]) -> Speculation:
     histograms = [choice["spec_correct_drafts_histogram"] for choice in choices]
-    longest = max(map(len, histograms))
     return Speculation(
         verify_passes=sum(int(choice["spec_verify_ct"]) for choice in choices),
         correct_drafts=sum(int(choice["spec_num_correct_drafts"]) for choice in choices),
         proposed_drafts=sum(int(choice["spec_num_proposed_drafts"]) for choice in choices),
-        histogram=tuple(sum(int(h[j]) for h in histograms if j < len(h)) for j in range(longest)),
+        histogram=tuple(sum(map(int, passes)) for passes in zip_longest(*histograms, fillvalue=0)),
     )
 
 
@@ -282,9 +285,17 @@ class SGLang:
         """Stop requests the runtime may still be generating; unknown ids are no error there.
 
         Raises:
-            GatewayError: the runtime did not take it.
+            GatewayError: the runtime did not take one; after `ABORTS_AT_ONCE` such the rest is not tried.
         """
-        await asyncio.gather(*(self._abort(rid) for rid in rids))
+        left = iter(rids)
+        takers = (self._abort_each(left) for _ in range(min(ABORTS_AT_ONCE, len(rids))))
+        for error in await asyncio.gather(*takers, return_exceptions=True):
+            if error is not None:
+                raise error
+
+    async def _abort_each(self, rids: Iterator[str]) -> None:
+        for rid in rids:
+            await self._abort(rid)
 
     async def _abort(self, rid: str) -> None:
         body = orjson.dumps({"rid": rid})

@@ -21,13 +21,13 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.gateway.errors import GatewayError
+from service.gateway.errors import GatewayError, InternalError
+from service.gateway.middleware import QUIET_ROUTES
 from service.gateway.record import Outcome, RequestRecord
 
 SERVICE = "aerie-gateway"
 
 _OPERATIONS = {"/v1/completions": "text_completion", "/v1/tokenize": "tokenize", "/v1/detokenize": "detokenize"}
-_QUIET_ROUTES = frozenset({"/healthz", "/readyz", "/metrics"})
 
 _propagator = TraceContextTextMapPropagator()
 
@@ -63,7 +63,7 @@ class Traced:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; other scopes pass."""
-        if scope["type"] != "http" or scope["path"] in _QUIET_ROUTES:
+        if scope["type"] != "http" or scope["path"] in QUIET_ROUTES:
             await self._app(scope, receive, send)
             return
         record: RequestRecord = scope["state"]["record"]
@@ -73,6 +73,9 @@ class Traced:
         record.spans = Spans(tracer, set_span_in_context(span, above))
         try:
             await self._app(scope, receive, send)
+        except Exception:
+            record.failure = InternalError("The gateway failed on this request.")
+            raise
         finally:
             record.route = getattr(scope.get("route"), "path", record.route)
             span.update_name(f"{record.method} {record.route}")
@@ -139,7 +142,7 @@ def _of_generation(record: RequestRecord, path: str) -> dict[str, Any]:
 
 
 def _operation(path: str) -> str:
-    return _OPERATIONS.get(path, "chat")
+    return _OPERATIONS.get("/v1" + path.removeprefix("/v1"), "chat")
 
 
 def _describe(span: Span, attributes: Mapping[str, Any]) -> None:

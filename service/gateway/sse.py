@@ -18,12 +18,9 @@ class EventSplitter:
 
     def __init__(self, limit_bytes: int = 8 * 2**20) -> None:
         self._limit_bytes = limit_bytes
-        self._rest = b""
-
-    @property
-    def rest(self) -> bytes:
-        """What has arrived of an unfinished event."""
-        return self._rest
+        self._pieces: list[bytes] = []  # of the unfinished event
+        self._held_bytes = 0
+        self._tail = b""
 
     def feed(self, data: bytes) -> list[bytes]:
         """The events that `data` completes.
@@ -31,20 +28,27 @@ class EventSplitter:
         Raises:
             UpstreamProtocolError: an event is longer than the limit.
         """
-        buffer = self._rest + data if self._rest else data
-        *events, self._rest = _split(buffer, max(0, len(self._rest) - 2))  # a terminator may straddle the seam
-        if len(self._rest) > self._limit_bytes:
+        seam = self._tail + data if self._tail else data  # a terminator may straddle it
+        events: list[bytes] = []
+        if b"\n\n" in seam or b"\n\r\n" in seam:  # only then are the pieces joined: once for an event of many
+            *events, rest = _split(b"".join((*self._pieces, data)))
+            self._pieces, self._held_bytes, self._tail = [rest], len(rest), rest[-2:]
+        else:
+            self._pieces.append(data)
+            self._held_bytes += len(data)
+            self._tail = seam[-2:]
+        if self._held_bytes > self._limit_bytes:
             raise UpstreamProtocolError("The runtime sent an event without an end.")
         return events
 
 
-def _split(buffer: bytes, scan_from: int) -> list[bytes]:
+def _split(buffer: bytes) -> list[bytes]:
     """Whole events, and what is left."""
     if b"\r" not in buffer:  # SGLang writes none: ten times as fast
         *events, rest = buffer.split(b"\n\n")
         return [*(event + b"\n\n" for event in events), rest]
     events, start = [], 0
-    for end in _EVENT_END.finditer(buffer, scan_from):
+    for end in _EVENT_END.finditer(buffer):
         events.append(buffer[start : end.end()])
         start = end.end()
     return [*events, buffer[start:]]

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 from service.gateway import parse
 from service.gateway.dependencies import Around, Record, authenticated
 from service.gateway.lookup import Question, ask
+from service.gateway.policy import estimate_prompt_tokens
 from service.gateway.record import RequestRecord
 from service.gateway.relay import Surroundings
 from service.gateway.runtime_checks import check_capabilities
@@ -51,11 +52,13 @@ async def _answered(endpoint: Endpoint, request: Request, around: Surroundings, 
     wanted = parse.validate(endpoint.model, document)
     key.check_model(wanted.model)
     record.model = wanted.model[:200]
+    body, known = parse.for_upstream(document, {}), wanted.tokens_known
     question = Question(
         path=endpoint.path,
-        body=parse.for_upstream(document, {}),
+        body=body,
         model=wanted.model,
         prompt_param=wanted.prompt_param,
+        estimate=estimate_prompt_tokens(len(body)) if known is None else known,
         key=key,
         check=lambda info: check_capabilities(wanted.features(), info),
     )

@@ -55,6 +55,11 @@ class TokenizeRequest(Strict):
         """The field that holds what is to be tokenized."""
         return "prompt" if self.messages is None else "messages"
 
+    @property
+    def tokens_known(self) -> int | None:
+        """How many there are is what is asked."""
+        return None
+
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
@@ -87,6 +92,11 @@ class DetokenizeRequest(Strict):
     def prompt_param(self) -> str:
         """The field that holds what is to be decoded."""
         return "tokens"
+
+    @property
+    def tokens_known(self) -> int:
+        """How many there are."""
+        return sum(len(part) if isinstance(part, list) else 1 for part in self.tokens)
 
     def features(self) -> Iterator[Feature]:
         """Nothing beyond the tokenizer."""

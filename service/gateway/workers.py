@@ -5,7 +5,7 @@ Owns the listeners, the workers' lives and the signals of the process above them
 
 Each worker has a listener of its own (SO_REUSEPORT): the kernel deals connections out evenly by a hash, while from a
 shared one whoever wakes first takes them all. This process keeps them open too, so that connections that come for a
-dead worker wait for its successor.
+dead worker wait for its successor; if that will be long, it is closed, and the others get them.
 """
 
 import logging
@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -23,6 +23,8 @@ BACKLOG = 2048
 BACKOFF_S, BACKOFF_LIMIT_S = 0.5, 30.0
 """Before the successor of a worker that lived less than `STEADY_S` is started: doubles with every such one."""
 STEADY_S = 10.0
+PATIENCE_S = 2.0
+"""A connection waits no longer than this for a successor to be started."""
 
 _ENDS = (signal.SIGTERM, signal.SIGINT)
 _WATCHED = {*_ENDS, signal.SIGHUP, signal.SIGCHLD}
@@ -127,9 +129,28 @@ class Supervisor:
     def _start_due(self) -> None:
         for place in self._due():
             if place.start_at_s <= time.monotonic():
-                place.started_s = time.monotonic()
-                place.pid = os.fork() or self._be_worker(place)
-                _log.info("worker started", extra={"fields": {"worker": place.index, "pid": place.pid}})
+                self._start(place)
+
+    def _start(self, place: _Place) -> None:
+        for listener in place.sockets:
+            listener.listen(BACKLOG)  # it may have been closed meanwhile
+        place.started_s = time.monotonic()
+        try:
+            place.pid = os.fork() or self._be_worker(place)
+        except OSError as error:  # the machine has no room for another process, for now
+            fields = {"worker": place.index, "reason": error.strerror, "again_in_s": BACKOFF_LIMIT_S}
+            _log.error("worker cannot be started", extra={"fields": fields})
+            self._wait(place, BACKOFF_LIMIT_S)
+        else:
+            _log.info("worker started", extra={"fields": {"worker": place.index, "pid": place.pid}})
+
+    def _wait(self, place: _Place, delay_s: float) -> None:
+        """Start it later; connections are left to the others if that is long."""
+        place.start_at_s = time.monotonic() + delay_s
+        if delay_s > PATIENCE_S:
+            for listener in place.sockets:
+                with suppress(OSError):  # it is closed already
+                    listener.shutdown(socket.SHUT_RDWR)
 
     def _patience_s(self) -> float:
         waits_s = [place.start_at_s - time.monotonic() for place in self._due()]
@@ -166,6 +187,9 @@ class Supervisor:
         """The first signal drains, the second ends."""
         if self._draining:
             self._tell(signal.SIGKILL)
+            for place in self._places:
+                if place.pid is not None:  # until it is dead, it writes where others are about to clean up
+                    os.waitpid(place.pid, 0)
             sys.exit(128 + told)
         self._draining = True
         for place in self._places:
@@ -191,6 +215,6 @@ class Supervisor:
         now_s = time.monotonic()
         place.short_lives = place.short_lives + 1 if now_s - place.started_s < STEADY_S else 0
         delay_s = min(BACKOFF_S * 2.0 ** (place.short_lives - 1), BACKOFF_LIMIT_S) if place.short_lives else 0.0
-        place.start_at_s = now_s + delay_s
+        self._wait(place, delay_s)
         fields = {"worker": place.index, "pid": pid, "status": status, "again_in_s": delay_s}
         _log.error("worker ended by itself", extra={"fields": fields})

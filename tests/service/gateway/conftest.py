@@ -1,7 +1,9 @@
 """One scripted runtime and one gateway for the session; tests that need other settings start a gateway of their own."""
 
+import json
 import logging
 import signal
+import socket
 import time
 from contextlib import ExitStack, contextmanager
 
@@ -38,6 +40,28 @@ def gateway_with(**settings):
     with served(app, lifespan="on") as url, httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
         until(lambda: client.get("/readyz").is_success, "the gateway's readiness")
         yield client
+
+
+@contextmanager
+def asked(client, path, body):
+    """A connection on which this was asked; its client leaves with the context, whatever has come by then."""
+    content = json.dumps(body).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+    )
+    with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
+        connection.settimeout(DEADLINE_S)
+        connection.sendall(head.encode() + content)
+        yield connection
+
+
+def receive(connection, awaited):
+    """Read until this has come."""
+    data = b""
+    while awaited not in data:
+        more = connection.recv(65536)
+        assert more, data
+        data += more
 
 
 def aerie(*arguments):

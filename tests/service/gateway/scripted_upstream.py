@@ -66,6 +66,18 @@ class Release:
 
     def __init__(self):
         self.now = threading.Event()
+        self._looks = {}
+
+    async def passed(self):
+        """One look for all that wait on a loop."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._looks:
+            self._looks[loop] = loop.create_task(self._look())
+        await asyncio.shield(self._looks[loop])
+
+    async def _look(self):
+        while not self.now.is_set():  # noqa: ASYNC110 - another thread sets it
+            await asyncio.sleep(0.01)
 
 
 @dataclass
@@ -75,7 +87,7 @@ class Script:
     status: int = 200
     body: bytes | None = None
     steps: list | None = None
-    before_head: object = None  # a Hold or Cut before anything is sent
+    before_head: object = None  # a Hold, Cut or Release before anything is sent
 
 
 def event(document):
@@ -190,7 +202,9 @@ class ScriptedUpstream:
         script = self.script
         if script.before_head is not None:
             await self.step(script.before_head, request, receive, send)
-        elif script.body is not None:
+        if isinstance(script.before_head, Hold | Cut):
+            return
+        if script.body is not None:
             await respond(send, script.status, script.body)
         elif "tokens" in request:
             text = "".join(chr(token % 128) for token in request["tokens"] if isinstance(token, int))
@@ -204,6 +218,7 @@ class ScriptedUpstream:
         script = self.script
         if script.before_head is not None:
             await self.step(script.before_head, request, receive, send)
+        if isinstance(script.before_head, Hold | Cut):
             return
         rid = request["rid"]
         if not request.get("stream") or script.status != 200:
@@ -221,7 +236,7 @@ class ScriptedUpstream:
             await send({"type": "http.response.body", "body": step, "more_body": True})
             await asyncio.sleep(0)
         elif isinstance(step, Release):
-            await asyncio.to_thread(step.now.wait, 20)
+            await step.passed()
         elif isinstance(step, Hold):
             while (await receive())["type"] != "http.disconnect":
                 pass

@@ -15,10 +15,10 @@ from tests.service.gateway.test_drain import process
 
 CHAT = "/v1/chat/completions"
 LIMITS = {
-    "header_timeout_s": 0.4,
+    "header_timeout_s": 1.5,  # this file's own look-ups are under it too
     "body_timeout_s": 0.4,
     "keep_alive_timeout_s": 1,
-    "stall_timeout_s": 1,
+    "stall_timeout_s": 4,  # longer than the others: streams wait for these to pass
     "header_limit_bytes": 2048,
 }
 
@@ -225,6 +225,20 @@ def test_a_next_request_that_begins_during_a_stream_does_not_end_it(gateway, ups
         connection.sendall(post(json.dumps(chat | {"stream": True}).encode()) + b"GET /hea")
         with connected(gateway) as other:
             assert rest(other) == b""  # so the time for a head has passed
+        release.now.set()
+        received = rest(connection)
+    assert b"[DONE]" in received
+    assert b"HTTP/1.1 408 " in received
+
+
+def test_a_next_request_whose_body_does_not_come_does_not_end_a_stream(gateway, upstream, chat):
+    release = Release()
+    upstream.script = Script(steps=[wire.chunk("a", "Red"), release, wire.DONE])
+    with connected(gateway) as connection:
+        connection.sendall(post(json.dumps(chat | {"stream": True}).encode()) + post(b"{", length=10))
+        with connected(gateway) as other:
+            other.sendall(post(b"{", length=10, path="/nothing"))
+            rest(other)  # so the time for a body has passed
         release.now.set()
         received = rest(connection)
     assert b"[DONE]" in received

@@ -229,11 +229,16 @@ def test_after_the_first_byte_nobody_else_is_asked(start, runtimes, chat, steps)
     assert total(client, "aerie_upstream_retries_total") == 0
 
 
+PROXYS = Script(status=502, body=b"<html>502 Bad Gateway</html>")
+"""nginx's word when the runtime could not be reached, and when it died after reading the request."""
+
+
+@pytest.mark.parametrize("failing", [Script(before_head=Cut()), PROXYS], ids=["cut", "502"])
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_request_whose_connection_broke_is_not_sent_again(start, runtimes, chat, stream):
-    client = start(eagle(*runtimes[:2]), plain(runtimes[2]))
+def test_a_request_whose_connection_broke_is_not_sent_again(start, runtimes, chat, stream, failing):
+    client = start(eagle(*runtimes[:2]), plain(runtimes[2]), policy={"baseline_share": 0})
     mine, (other,) = whose(client, runtimes[:2], chat | {"temperature": 0})
-    mine.script = Script(before_head=Cut())
+    mine.script = failing
     response = client.post(CHAT, json=chat | {"stream": stream}, headers={"x-aerie-speculation": "on"})
     assert refusal(response) == (502, "upstream_protocol_error")
     assert other.generated == runtimes[2].generated == []

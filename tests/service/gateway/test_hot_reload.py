@@ -151,6 +151,33 @@ def test_a_pool_that_comes_back_while_it_ends_goes_on(start, runtimes, chat):
         assert total(client, "aerie_upstream_requests_in_flight") == 1
 
 
+def test_a_request_that_moves_to_a_pool_that_is_gone_is_a_503(start, runtimes, chat, beside):  # noqa: F811
+    release = Release()
+    with start(eagle(runtimes[0]), plain(runtimes[1])) as client:
+        runtimes[0].script = Script(status=503, body=b'{"message": "loading"}', before_head=release)
+        waiting = beside(client.post, CHAT, json=chat)
+        until(lambda: runtimes[0].generated)
+        client.change(eagle(runtimes[0]))
+        until(lambda: pools_of(client) == {"eagle"}, "the end of the retired pool")
+        release.now.set()
+        assert refusal(waiting.result(20)) == (503, "upstream_unavailable")
+
+
+def test_a_pool_keeps_its_kind(start, runtimes, chat, caplog):
+    with start(eagle(runtimes[0])) as client:
+        other = eagle(runtimes[0]) | {"kind": "baseline"}
+        client.file.write_text(yaml.safe_dump({"pools": [other]}))
+        until(lambda: samples(client)[key("aerie_config_stale", {})] == 1)
+        assert served_by(client, chat) == "eagle; reason=only_pool"
+        client.change(other | {"name": "plain"})
+        assert served_by(client, chat) == "plain; reason=only_pool"
+        assert samples(client)[key("aerie_config_stale", {})] == 0
+    (told,) = {record.fields["reason"] for record in caplog.records if "reload failed" in record.message}
+    assert told.endswith(
+        "pools: eagle is speculative and cannot become baseline while the gateway runs; give that one another name"
+    )
+
+
 def test_the_queues_limit_changes_in_place(start, runtimes, chat, beside):  # noqa: F811
     full = eagle(runtimes[0], max_in_flight=1)
     with start(full, queue={"limit": 0}) as client, occupied(client, runtimes[0], chat):
@@ -190,7 +217,7 @@ def test_hangup_reads_the_file_at_once_and_streams_go_on(tmp_path, runtimes, cha
         grew = counter(client)
         written(tmp_path, plain(runtimes[1]))
         running.send_signal(signal.SIGHUP)
-        until(lambda: grew("aerie_config_generation") == 1)
+        until(lambda: path.touch() or grew("aerie_config_generation") == 1)  # a file that moves is not polled
         until(lambda: client.get("/readyz").is_success)
         assert served_by(client, chat) == "plain; reason=only_pool"
         release.now.set()

@@ -122,6 +122,7 @@ BROKEN = {
     "half a chunk": ([CHUNKED + b"5\r\nhe", CLOSE], CutShort),
     "no last chunk": ([CHUNKED + b"2\r\nhe\r\n", CLOSE], CutShort),
     "another protocol": ([b"SSH-2.0-OpenSSH\r\n"], NotHttp),
+    "another protocol, by agreement": ([b"HTTP/1.1 101 X\r\nconnection: upgrade\r\nupgrade: x\r\n\r\nhi"], NotHttp),
     "a chunk without a size": ([CHUNKED + b"x\r\n"], NotHttp),
 }
 
@@ -195,6 +196,22 @@ def test_a_connection_is_not_used_again_when_it_ends_or_says_what_nobody_asked_f
             assert server.connections == 2
 
     uvloop.run(run())
+
+
+def test_a_connection_whose_end_is_announced_is_not_used_again():
+    async def run():
+        connection = Connection()
+        connection.connection_made(_Nowhere())
+        sending = asyncio.create_task(connection.send(b"", b""))
+        await asyncio.sleep(0)
+        connection.data_received(LENGTH + b"hello")
+        await sending
+        assert await connection.read() == b"hello"
+        assert connection.usable
+        assert not connection.eof_received()  # the transport closes itself, in a later step of the loop
+        assert not connection.usable
+
+    asyncio.run(run())
 
 
 def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch):

@@ -106,6 +106,7 @@ def lines(gateway):
     logger.setLevel(logging.INFO)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
     logger.removeHandler(handler)
+    logger.setLevel(logging.NOTSET)
 
 
 def test_a_request_is_one_line_that_says_how_it_went(gateway, chat, lines):
@@ -203,3 +204,62 @@ def test_a_json_line_holds_the_request_id_and_the_traceback():
     assert (line["message"], line["request_id"], line["status"]) == ("went wrong", "abc", 500)
     assert "ValueError" in line["exception"]
     assert log.TextFormatter().format(record).splitlines()[0].endswith("went wrong")
+
+
+@pytest.fixture
+def configured(monkeypatch):
+    """`configured(style)`: logs as a process has them, to a stream of the test."""
+
+    def one(style, level="info"):
+        monkeypatch.setattr(sys, "stderr", stream)  # not earlier: pytest's own is put there when the test begins
+        log.configure(level=level, style=style)
+        return stream
+
+    root, stream = logging.getLogger(), io.StringIO()
+    before, level = root.handlers[:], root.level
+    for name in ("logThreads", "logProcesses", "logMultiprocessing", "_srcfile"):
+        monkeypatch.setattr(logging, name, getattr(logging, name))
+    yield one
+    root.handlers[:] = before
+    root.setLevel(level)
+
+
+def written(stream):
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    return [{key: value for key, value in line.items() if key != "time"} for line in lines]
+
+
+FIELDS = {"request_id": "abc", "status": 200, "path": "/\n\u00e9", "code": None}
+
+
+def test_the_short_way_of_a_requests_line_writes_what_logging_would(configured):
+    stream = configured("json")
+    log.access(logging.WARNING, FIELDS)
+    logging.getLogger(log.ACCESS).warning("request", extra={"fields": FIELDS})
+    short, long = written(stream)
+    assert short == long == {"level": "warning", "logger": "aerie.access", "message": "request"} | FIELDS
+
+
+def test_a_requests_line_reaches_every_handler_there_is(configured, caplog):
+    stream = configured("json")
+    logging.getLogger().addHandler(caplog.handler)
+    log.access(logging.INFO, FIELDS)
+    assert [record.fields for record in caplog.records] == [FIELDS]
+    assert len(written(stream)) == 1
+
+
+def test_a_requests_line_is_text_where_lines_are(configured):
+    stream = configured("text")
+    log.access(logging.INFO, {"status": 200, "code": None})
+    assert stream.getvalue().endswith("INFO    aerie.access: request status=200\n")
+
+
+def test_a_requests_line_below_the_level_is_not_written(configured):
+    stream = configured("json", "warning")
+    log.access(logging.INFO, FIELDS)
+    assert stream.getvalue() == ""
+
+
+def test_a_log_that_nobody_reads_any_more_costs_no_request(configured):
+    configured("json").close()
+    log.access(logging.INFO, FIELDS)

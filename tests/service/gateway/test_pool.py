@@ -273,8 +273,28 @@ async def test_a_removed_replica_takes_no_new_request_and_is_closed_after_its_la
         assert pool.reasons == {}
         for name in ("up", "info", "requests_in_flight", "other_requests", "breaker_closed"):
             assert set(series(metrics, f"aerie_upstream_{name}")) == {pool.choose(None).url.removeprefix("http://")}
-        with pytest.raises(RuntimeError, match="closed"):
+        with pytest.raises(UpstreamUnavailable):
             await leaving.replica.client.ready()
+
+
+async def test_a_closed_pool_has_nobody(runtimes):
+    async with pool_of(runtimes[:2]) as pool:
+        member = pool.choose(None)
+    assert pool.capacity == 0
+    for choice in (lambda: pool.choose(None), lambda: pool.lease(member).__enter__()):
+        with pytest.raises(UpstreamUnavailable, match="leaving"):
+            choice()
+
+
+async def test_a_replica_is_kept_while_a_question_is_there(runtimes):
+    async with pool_of(runtimes[:1]) as pool:
+        member = pool.choose(None)
+        with pool.lease(member, question=True):
+            assert (pool.idle, pool.load.running, member.load.questions) == (False, 0, 1)
+            pool.places.found = set()
+            await pool.refresh()
+            await member.replica.client.ready()
+        assert pool.idle
 
 
 async def test_a_replica_that_comes_back_before_its_last_request_ends_goes_on(runtimes):

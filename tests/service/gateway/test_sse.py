@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.gateway import sse
 from service.gateway.errors import InvalidRequest, UpstreamProtocolError
 from service.gateway.sse import EventSplitter, error_event
 
@@ -14,27 +15,35 @@ STREAMS = st.lists(st.sampled_from([b"a", b"\n", b"\r", b"data: {}", b"\n\n", b"
 
 def split(chunks):
     splitter = EventSplitter()
-    return [event for chunk in chunks for event in splitter.feed(chunk)], splitter.rest
+    return [event for chunk in chunks for event in splitter.feed(chunk)]
 
 
 @given(STREAMS, st.lists(st.integers(0, 90)))
 def test_events_do_not_depend_on_how_the_bytes_are_chunked(pieces, cuts):
-    stream = b"".join(pieces)
+    stream = b"".join([*pieces, b"a\n\n"])
     edges = [0, *sorted(cut for cut in cuts if cut <= len(stream)), len(stream)]
-    chunks = [stream[start:end] for start, end in pairwise(edges)]
-    events, rest = split(chunks)
-    assert (events, rest) == split([stream])
-    assert b"".join(events) + rest == stream
+    events = split(stream[start:end] for start, end in pairwise(edges))
+    assert events == split([stream])
+    assert b"".join(events) == stream
 
 
 def test_both_line_endings_end_an_event():
-    assert split([b"data: 1\n\ndata: 2\r\n\r\ndata: 3"]) == ([b"data: 1\n\n", b"data: 2\r\n\r\n"], b"data: 3")
+    assert split([b"data: 1\n\ndata: 2\r\n\r\ndata: 3"]) == [b"data: 1\n\n", b"data: 2\r\n\r\n"]
+
+
+def test_a_long_event_is_put_together_once(monkeypatch):
+    joined, really_split = [], sse._split
+    monkeypatch.setattr(sse, "_split", lambda buffer: joined.append(len(buffer)) or really_split(buffer))
+    pieces = [b"data: x\n" * 100] * 100
+    assert split([*pieces, b"\n", b"data: y\n\n"]) == [b"".join(pieces) + b"\n", b"data: y\n\n"]
+    assert joined == [80_001, 9]
 
 
 def test_an_event_without_an_end_is_an_error_not_memory():
     splitter = EventSplitter(limit_bytes=10)
+    assert splitter.feed(b"data: 1234") == []
     with pytest.raises(UpstreamProtocolError):
-        splitter.feed(b"data: 123456789")
+        splitter.feed(b"5")
 
 
 def test_an_error_event_holds_openais_body():

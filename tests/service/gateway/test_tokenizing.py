@@ -1,7 +1,6 @@
 """Tokenize and detokenize: the rules of every route, no place in the queue, another replica where one cannot answer."""
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import httpx
 import pytest
@@ -13,8 +12,9 @@ from pydantic import ValidationError
 from service.gateway import lookup
 from service.gateway.tokens_protocol import DetokenizeRequest, TokenizeRequest
 from tests.service.gateway.conftest import gateway_before, gateway_with, until
-from tests.service.gateway.scripted_upstream import CONTEXT, MODEL, Cut, Hold, Script
+from tests.service.gateway.scripted_upstream import CONTEXT, MODEL, Cut, Hold, Release, Script
 from tests.service.gateway.test_bad_input import assert_refused
+from tests.service.gateway.test_fleet import occupied, total
 from tests.service.gateway.test_guard import bearer, entry, file, start  # noqa: F401 - fixtures
 
 USER = {"role": "user", "content": "hello"}
@@ -112,10 +112,25 @@ def test_keys_allow_lists_and_limits_hold(start, upstream):  # noqa: F811
     assert len(upstream.asked) == 1
 
 
-def test_a_question_costs_no_tokens(start, upstream):  # noqa: F811
+def test_a_question_costs_its_tokens_and_an_unanswered_one_none(start, upstream):  # noqa: F811
     client = start(entry(limits={"tokens_per_min": 1000}))
-    answers = [client.post("/v1/tokenize", json=text(prompt="x" * 50_000), headers=bearer()) for _ in range(3)]
-    assert [answer.headers["x-ratelimit-remaining-tokens"] for answer in answers] == ["1000"] * 3
+
+    def left_after(path, body):
+        answer = client.post(path, json=body, headers=bearer())
+        return answer.status_code, int(answer.headers.get("x-ratelimit-remaining-tokens", -1))
+
+    upstream.script = Script(status=503, body=b'{"message": "loading"}')
+    assert left_after("/v1/tokenize", text(prompt="x" * 3000)) == (503, -1)
+    upstream.script = Script()
+    status, left = left_after("/v1/tokenize", text(prompt="x" * 298))
+    assert (status, 700 <= left < 800) == (200, True)
+    status, left = left_after("/v1/detokenize", {"model": MODEL, "tokens": [[1] * 100, [2] * 200]})
+    assert (status, 400 <= left < 500) == (200, True)
+    upstream.script = Script(body=b'{"tokens": [[1], [2, 3]], "count": [1, 2]}')
+    status, left = left_after("/v1/tokenize", text(prompt=["x" * 500, "y" * 500]))
+    assert (status, 390 < left < 500) == (200, True)
+    answer = client.post("/v1/tokenize", json=text(prompt="x" * 50_000), headers=bearer())
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "request_exceeds_limit")
 
 
 def test_a_runtime_that_is_silent_is_a_504(upstream):
@@ -159,38 +174,30 @@ def test_a_clients_trace_goes_on(gateway, upstream):
     assert upstream.headers[0][b"traceparent"] == trace.encode()
 
 
-def test_nothing_waits_behind_what_is_being_generated(upstream, tmp_path):
-    upstream.script = Script(steps=[Hold()])
+def test_nothing_waits_behind_what_is_being_generated(upstream, tmp_path, chat):
     pools = {"name": "only", "replicas": [upstream.url], "max_in_flight": 1}
     config = tmp_path / "gateway.yaml"
     config.write_text(yaml.safe_dump({"pools": [pools]}))
-    with gateway_with(config=config) as client, ThreadPoolExecutor() as beside:
-        beside.submit(leave_a_stream, client)
-        until(lambda: upstream.generated)
-        upstream.script = Script()
+    with gateway_with(config=config) as client, occupied(client, upstream, chat):
         assert client.post("/v1/tokenize", json=text()).is_success
 
 
-def test_questions_at_once_are_bounded(upstream, monkeypatch, tmp_path):
-    monkeypatch.setattr(lookup, "QUESTIONS_AT_ONCE", 0)
-    upstream.load_is(0, max_running_requests=1)
-    config = tmp_path / "gateway.yaml"
-    config.write_text(yaml.safe_dump({"pools": [{"name": "only", "replicas": [upstream.url], "max_in_flight": 1}]}))
-    upstream.script = Script(steps=[Hold()])
-    with gateway_with(config=config) as client, ThreadPoolExecutor() as beside:
-        left = beside.submit(leave_a_stream, client)
-        until(lambda: upstream.generated)
+def test_questions_at_once_are_bounded_and_take_no_place(runtimes, chat, monkeypatch):
+    monkeypatch.setattr(lookup, "QUESTIONS_AT_ONCE", 1)
+    release = Release()
+    with gateway_before(tuple(runtime.url for runtime in runtimes[:2])) as client, ThreadPoolExecutor() as beside:
+        until(lambda: client.get("/readyz").json() == {"status": "ok"})
+        for runtime in runtimes[:2]:
+            runtime.script = Script(before_head=release)
+        under_way = [beside.submit(client.post, "/v1/tokenize", json=text()) for _ in range(2)]
+        until(lambda: all(runtime.asked for runtime in runtimes[:2]), "a question at each")
         answer = client.post("/v1/tokenize", json=text())
         assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
         assert answer.headers["retry-after"] == "1"
-        left.result()
-        upstream.script = Script()
-        until(lambda: client.post("/v1/tokenize", json=text()).is_success, "a free place")
-
-
-def leave_a_stream(client):
-    with suppress(httpx.ReadTimeout):
-        client.post("/v1/chat/completions", json=said(stream=True), timeout=0.5)
+        assert total(client, "aerie_upstream_requests_in_flight") == 0
+        release.now.set()
+        assert all(one.result(20).is_success for one in under_way)
+        assert client.post("/v1/tokenize", json=text()).is_success
 
 
 VALUES = st.recursive(

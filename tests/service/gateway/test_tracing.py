@@ -7,7 +7,6 @@ import sys
 import threading
 from contextlib import contextmanager
 
-import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
@@ -15,10 +14,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from service.gateway import spans, tracing
+from service.gateway import spans, tokenizing, tracing
 from service.gateway.tracing import CannotTrace, check_installed, passed_on
 from tests.service.gateway import scripted_upstream as wire
-from tests.service.gateway.conftest import aerie, gateway_with, until
+from tests.service.gateway.conftest import aerie, asked, gateway_with, receive, until
 from tests.service.gateway.scripted_upstream import MODEL, Hold, Script
 from tests.service.gateway.test_drain import process
 
@@ -155,8 +154,8 @@ def test_every_attempt_is_a_span_of_its_own(finished, runtimes, chat):
 def test_a_client_that_leaves_ends_its_spans(finished, upstream, chat):
     upstream.script = Script(steps=[wire.chunk("a", "Red"), Hold()])
     with traced(upstream) as client:
-        with httpx.Client(base_url=client.base_url, timeout=0.3) as short, pytest.raises(httpx.ReadTimeout):
-            short.post(CHAT, json=chat | {"stream": True})
+        with asked(client, CHAT, chat | {"stream": True}) as connection:
+            receive(connection, b"Red")
         attempt, request = finished(2)
     assert attempt.attributes["error.type"] == "cancelled"
     assert request.attributes["error.type"] == "client_closed_request"
@@ -172,6 +171,25 @@ def test_a_refused_request_is_no_error_of_ours_and_operators_routes_are_not_trac
     assert request.status.status_code is StatusCode.UNSET
     assert request.attributes["http.response.status_code"] == 400
     assert request.attributes["error.type"]
+
+
+def test_a_bug_of_ours_is_an_error(finished, upstream, monkeypatch):
+    async def broken(*_):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(tokenizing, "ask", broken)
+    with traced(upstream) as client:
+        assert client.post("/tokenize", json={"model": MODEL, "prompt": "hello"}).status_code == 500
+        (request,) = finished(1)
+    assert request.status.status_code is StatusCode.ERROR
+    assert request.attributes["error.type"] == "internal_error"
+
+
+@pytest.mark.parametrize("prefix", ["", "/v1"])
+def test_a_question_is_called_what_it_is(finished, upstream, prefix):
+    with traced(upstream) as client:
+        assert client.post(f"{prefix}/tokenize", json={"model": MODEL, "prompt": "hello"}).is_success
+        assert {span.attributes["gen_ai.operation.name"] for span in finished(2)} == {"tokenize"}
 
 
 class Collector(http.server.BaseHTTPRequestHandler):

@@ -1,25 +1,30 @@
 """Two workers on one real port: one gateway to its clients, its operators and its supervisor."""
 
+import errno
+import os
 import signal
 import socket
 import subprocess
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import psutil
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from service.gateway import workers as workers_module
 from service.gateway.board import Board, Shared, together
 from service.gateway.errors import RateLimited
 from service.gateway.keys import Key, Limits, mint
 from service.gateway.limits import Limiter
 from service.gateway.metrics import Metrics
-from service.gateway.workers import CannotListen, listeners
+from service.gateway.workers import CannotListen, Supervisor, listeners
 from tests.service.gateway import scripted_upstream as wire
 from tests.service.gateway.conftest import aerie, counter, key, samples, until
 from tests.service.gateway.scripted_upstream import Hold, Release, Script
-from tests.service.gateway.test_drain import Streaming, process, refused
+from tests.service.gateway.test_drain import Streaming, answers, free_port, process, refused
 from tests.service.gateway.test_fleet import eagle, plain, written
 
 CHAT = "/v1/chat/completions"
@@ -33,6 +38,7 @@ def two_workers(*arguments, **settings):
     with process(*arguments, workers=2, **quiet, **settings) as (running, client):
         client.headers["connection"] = "close"
         until(lambda: len(workers_of(running)) == 2)
+        until(lambda: all(answers(client) for _ in range(16)), "the readiness of both")
         try:
             yield running, client
         finally:
@@ -40,6 +46,11 @@ def two_workers(*arguments, **settings):
                 running.send_signal(told)
                 with suppress(subprocess.TimeoutExpired):
                     running.wait(0.2)
+            until(lambda: not boards(running), "the end of what they shared")
+
+
+def boards(running):
+    return list(Path("/dev/shm").glob(f"aerie-{running.pid}-*"))
 
 
 def workers_of(running):
@@ -62,6 +73,7 @@ def connections(worker):
 
 def test_connections_are_dealt_out_and_every_worker_tells_of_all(upstream, chat):
     with two_workers(upstream.url) as (running, client):
+        assert boards(running), "or the end of every test here looks for nothing"
         idle = [connections(worker) for worker in workers_of(running)]
         with ExitStack() as stack:
             for _ in range(32):
@@ -69,7 +81,7 @@ def test_connections_are_dealt_out_and_every_worker_tells_of_all(upstream, chat)
             until(lambda: sum(map(connections, workers_of(running))) >= sum(idle) + 32)
             assert all(map(connections, workers_of(running)))
         ask(client, chat, times=20)
-        until(lambda: samples(client)[COUNTED] == 20)
+        until(lambda: samples(client).get(COUNTED) == 20)
         for _ in range(8):  # whoever answers
             seen = samples(client)
             assert seen[COUNTED] == 20
@@ -94,14 +106,14 @@ def test_what_runs_at_all_workers_is_added_up(upstream, chat):
 def test_a_dead_worker_is_replaced_and_no_count_ever_falls(upstream, chat):
     with two_workers(upstream.url) as (running, client):
         ask(client, chat, times=10)
-        until(lambda: samples(client)[COUNTED] == 10)
+        until(lambda: samples(client).get(COUNTED) == 10)
         before = workers_of(running)
         for dead in before:
             dead.kill()
             until(lambda: dead not in workers_of(running) and len(workers_of(running)) == 2, "a successor")  # noqa: B023
             assert until(lambda: samples(client).get(COUNTED)) == 10
         ask(client, chat, times=10)
-        until(lambda: samples(client)[COUNTED] == 20)
+        until(lambda: samples(client).get(COUNTED) == 20)
         assert samples(client)[key("aerie_requests_in_flight", {})] == 0
         assert not set(before) & set(workers_of(running))
 
@@ -149,6 +161,24 @@ def test_a_signal_drains_every_worker(upstream, chat):
         assert running.wait(20) == 0
 
 
+def test_a_signal_to_the_whole_group_drains_as_one_does(upstream, chat):
+    release = Release()
+    upstream.script = Script(steps=[wire.chunk("a", "Red"), release, wire.DONE])
+    with two_workers(upstream.url, drain_timeout_s=20) as (running, client):
+        workers = workers_of(running)
+        streams = [Streaming(client.base_url, chat) for _ in range(8)]
+        assert all(stream.began.wait(20) for stream in streams)
+        running.send_signal(signal.SIGTERM)
+        until(lambda: refused(client), "the closed listeners")
+        for worker in workers:
+            worker.send_signal(signal.SIGTERM)
+        release.now.set()
+        for stream in streams:
+            stream.join(20)
+            assert stream.content.endswith(wire.DONE)
+        assert running.wait(20) == 0
+
+
 def test_the_notice_holds_for_every_worker(upstream):
     with two_workers(upstream.url, drain_notice_s=600) as (running, client):
         running.send_signal(signal.SIGTERM)
@@ -174,7 +204,7 @@ def test_hangup_reloads_every_worker(tmp_path, runtimes):
         grew = counter(client)
         written(tmp_path, plain(runtimes[1]))
         running.send_signal(signal.SIGHUP)
-        until(lambda: grew("aerie_config_generation") == 1)  # of the one that is behind
+        until(lambda: path.touch() or grew("aerie_config_generation") == 1)  # of the one that is behind
 
 
 def test_workers_whose_supervisor_is_killed_drain_and_end(upstream, chat):
@@ -190,6 +220,73 @@ def test_workers_whose_supervisor_is_killed_drain_and_end(upstream, chat):
         stream.join(20)
         assert stream.content.endswith(wire.DONE)
         assert not psutil.wait_procs(workers, timeout=20)[1]
+
+
+@pytest.fixture
+def supervised(monkeypatch, tmp_path):
+    """Run one worker that ends this process's supervision the second time it begins; when its listener is closed."""
+    first = tmp_path / "first"
+
+    def work(index, sockets, life):
+        if not first.exists():
+            first.touch()
+            raise SystemExit(1)
+        sockets[0].accept()
+        os.kill(os.getppid(), signal.SIGTERM)
+
+    monkeypatch.setattr(workers_module, "PATIENCE_S", 0.1)
+    [[listener]] = listeners("127.0.0.1", 0, 1)
+    yield first, listener.getsockname(), Supervisor(work, [[listener]], lambda index: None)
+    listener.close()
+
+
+def connects(address):
+    try:
+        socket.create_connection(address).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def watched(address):
+    """From now to the connection that the worker is waiting for: whether one was refused."""
+    return bool(until(lambda: not connects(address), "a refusal") and until(lambda: connects(address), "a successor"))
+
+
+def test_no_connection_waits_for_a_successor_that_takes_long(supervised):
+    first, address, supervisor = supervised
+    with ThreadPoolExecutor(1) as threads:
+        seen = threads.submit(lambda: until(first.exists) and watched(address))
+        supervisor.run()
+        assert seen.result(20)
+
+
+def test_a_worker_that_cannot_be_started_is_started_later(supervised, monkeypatch):
+    first, address, supervisor = supervised
+    fork, failures = os.fork, [BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")]
+
+    def tight():
+        if failures:
+            raise failures.pop()
+        return fork()
+
+    first.touch()
+    monkeypatch.setattr(workers_module.os, "fork", tight)
+    monkeypatch.setattr(workers_module, "BACKOFF_LIMIT_S", 0.5)
+    with ThreadPoolExecutor(1) as threads:
+        seen = threads.submit(watched, address)
+        supervisor.run()
+        assert seen.result(20)
+
+
+def test_workers_without_a_place_to_share_are_told_in_one_line(upstream, capsys, monkeypatch):
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left on device", "/dev/shm/aerie-1-x")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    assert aerie("gateway", "--upstream", upstream.url, "--port", str(free_port()), "--workers", "2") == 1
+    told = "aerie: /dev/shm/aerie-1-x: workers have no place to share: No space left on device\n"
+    assert capsys.readouterr().err == told
 
 
 def test_a_port_that_is_taken_is_told_in_one_line(upstream, capsys):
@@ -356,6 +453,25 @@ def test_requests_at_a_time_are_counted_together():
         assert not fleet.admits(1)
     fleet.talk()
     assert fleet.admits(1)
+
+
+def test_one_request_after_the_other_is_never_two_at_a_time():
+    board, minted = Board.new(), Key(id="alice", limits=Limits(concurrent=1))
+    try:
+        workers, shares = [Limiter([minted]) for _ in range(3)], [Shared(board, index, 3) for index in range(3)]
+        for worker, shared in zip(workers, shares, strict=True):
+            shared.join(Metrics(), worker)
+        for _ in range(3):
+            for worker in workers:
+                with worker.admit(minted, 1):
+                    for shared in shares:
+                        shared.hear()  # that it is over, nobody is told
+        with workers[0].admit(minted, 1):
+            shares[1].hear()
+            with pytest.raises(RateLimited), workers[1].admit(minted, 1):
+                pass
+    finally:
+        board.remove()
 
 
 def test_a_successor_begins_at_nothing_and_a_newcomer_charges_no_past():
