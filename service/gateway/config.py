@@ -11,7 +11,6 @@ process's settings (settings.py), keys (keyfile.py), watching files (reload.py) 
     queue: {limit: 1024, wait_s: 30}
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +22,7 @@ from service.gateway import strict_yaml
 from service.gateway.discovery import Targets
 from service.gateway.metrics import Metrics
 from service.gateway.policy import Kind, PolicyConfig, PoolName
-from service.gateway.reload import Reloading, of_one
+from service.gateway.reload import OptionalFile
 from service.gateway.settings import Settings
 from service.gateway.strict_yaml import Section
 
@@ -105,32 +104,21 @@ class ConfigFile:
         """
         self._workers = settings.workers
         self._on_change: Callable[[GatewayConfig], None] | None = None
-        self._file: Reloading[GatewayConfig] | None = None
-        if settings.config is not None:
-            parse = partial(strict_yaml.parse, model=GatewayConfig)
-            self._file = Reloading([settings.config], of_one(parse), on_change=self._changed, interval_s=INTERVAL_S)
         self._without = GatewayConfig(pools=(PoolConfig(name="default", replicas=settings.upstream),))
-        metrics.config_generation.set_function(lambda: self._file.status.generation if self._file else 0)
-        metrics.config_loaded.set_function(lambda: self._file.status.last_ok_s if self._file else 0)
-        metrics.config_stale.set_function(lambda: self._file is not None and self._file.status.last_error is not None)
+        parse = partial(strict_yaml.parse, model=GatewayConfig)
+        self._file = OptionalFile(
+            settings.config, parse, metrics.config_file, on_change=self._changed, interval_s=INTERVAL_S
+        )
+        self.reload, self.watch = self._file.reload, self._file.watch
 
     @property
     def value(self) -> GatewayConfig:
         """This worker's share of it."""
-        return (self._file.value if self._file else self._without).share(self._workers)
+        return (self._file.value or self._without).share(self._workers)
 
     def follow(self, on_change: Callable[[GatewayConfig], None]) -> None:
         """Tell every further version to this one."""
         self._on_change = on_change
-
-    def reload(self) -> None:
-        """Read the file now, if there is one."""
-        if self._file is not None:
-            self._file.reload()
-
-    async def watch(self) -> None:
-        """Read the file whenever it changes, for ever."""
-        await (asyncio.Event().wait() if self._file is None else self._file.watch())
 
     def _changed(self, config: GatewayConfig) -> None:
         if self._on_change is not None:

@@ -13,14 +13,14 @@ import orjson
 from starlette.responses import Response
 
 from service.gateway import tracing
-from service.gateway.errors import Overloaded, RateLimited, UpstreamTimeout, UpstreamUnavailable
+from service.gateway.errors import Overloaded, UpstreamTimeout, UpstreamUnavailable
 from service.gateway.keys import Key
 from service.gateway.lifeline import Lifeline
 from service.gateway.limits import Allowance
 from service.gateway.member import Member
 from service.gateway.pool import Pool
 from service.gateway.record import RequestRecord
-from service.gateway.relay import ATTEMPTS, COSTS_NOTHING, Surroundings
+from service.gateway.relay import ATTEMPTS, COSTS_NOTHING, Surroundings, refusals_counted
 from service.gateway.sglang import RuntimeInfo
 
 QUESTIONS_AT_ONCE = 64
@@ -49,7 +49,7 @@ async def ask(question: Question, record: RequestRecord, around: Surroundings) -
     """
     limit_s, lifeline = around.settings.tokenize_timeout_s, Lifeline()
     with (
-        _refusals_counted(around),
+        refusals_counted(around.metrics),
         around.guard.limiter.admit(question.key, question.estimate) as allowance,
         around.drain.guard(lifeline),
     ):
@@ -59,15 +59,6 @@ async def ask(question: Question, record: RequestRecord, around: Surroundings) -
                 document = await _first_answer(question, record, around)
         allowance.settle(_tokens(document, question.estimate))
         return Response(orjson.dumps(document), headers=allowance.headers, media_type="application/json")
-
-
-@contextmanager
-def _refusals_counted(around: Surroundings) -> Iterator[None]:
-    try:
-        yield
-    except (Overloaded, RateLimited) as error:
-        around.metrics.refusals.labels(error.code).inc()
-        raise
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Owns names, help texts, buckets and how a finished request is counted. Refuses t
 
 from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.registry import Collector
@@ -26,6 +27,14 @@ def replica_label(url: str) -> str:
     return url.partition("://")[2]
 
 
+class FileGauges(NamedTuple):
+    """Of a file that is read again when it changes."""
+
+    generation: Gauge
+    loaded: Gauge
+    stale: Gauge
+
+
 class Metrics:
     """The time series of one app."""
 
@@ -35,7 +44,9 @@ class Metrics:
         self._declare_requests()
         self._declare_tokens()
         self._declare_speculation()
-        self._declare_traffic()
+        self._declare_policy()
+        self._declare_queue()
+        self._declare_files()
         self._declare_upstream()
         # what every request counts: finding a series by its labels costs more than counting
         self.decision = cache(self.decisions.labels)
@@ -140,7 +151,7 @@ class Metrics:
             registry=self.registry,
         )
 
-    def _declare_traffic(self) -> None:
+    def _declare_policy(self) -> None:
         self.decisions = Counter(
             "aerie_policy_decisions_total",
             "Decisions by the kind of pool and why (docs/gateway.md); a failover after one is one more.",
@@ -158,6 +169,8 @@ class Metrics:
             "How often the batch size has stopped speculation or let it start again.",
             registry=self.registry,
         )
+
+    def _declare_queue(self) -> None:
         self.queue_time = Histogram(
             "aerie_queue_time_seconds",
             "In the gateway's queue, of requests that were let in.",
@@ -184,41 +197,33 @@ class Metrics:
             ("pool",),
             registry=self.registry,
         )
-        self.keys_generation = Gauge(
-            "aerie_keys_generation",
-            "How many versions of the key file were taken over.",
-            multiprocess_mode="livemin",
-            registry=self.registry,
-        )
-        self.keys_loaded = Gauge(
-            "aerie_keys_loaded_timestamp_seconds",
-            "When the key file was last taken over.",
-            multiprocess_mode="livemin",
-            registry=self.registry,
-        )
-        self.keys_stale = Gauge(
-            "aerie_keys_stale",
-            "1 while the key file cannot be used and an older one is.",
-            multiprocess_mode="livemax",
-            registry=self.registry,
-        )
-        self.config_generation = Gauge(
-            "aerie_config_generation",
-            "How many versions of the file of pools and policy were taken over.",
-            multiprocess_mode="livemin",
-            registry=self.registry,
-        )
-        self.config_loaded = Gauge(
-            "aerie_config_loaded_timestamp_seconds",
-            "When the file of pools and policy was last taken over.",
-            multiprocess_mode="livemin",
-            registry=self.registry,
-        )
-        self.config_stale = Gauge(
-            "aerie_config_stale",
-            "1 while the file of pools and policy cannot be used and an older one is.",
-            multiprocess_mode="livemax",
-            registry=self.registry,
+
+    def _declare_files(self) -> None:
+        self.keys_file = self._file_gauges("keys", "the key file")
+        self.keys_generation, self.keys_loaded, self.keys_stale = self.keys_file
+        self.config_file = self._file_gauges("config", "the file of pools and policy")
+        self.config_generation, self.config_loaded, self.config_stale = self.config_file
+
+    def _file_gauges(self, name: str, what: str) -> FileGauges:
+        return FileGauges(
+            generation=Gauge(
+                f"aerie_{name}_generation",
+                f"How many versions of {what} were taken over.",
+                multiprocess_mode="livemin",
+                registry=self.registry,
+            ),
+            loaded=Gauge(
+                f"aerie_{name}_loaded_timestamp_seconds",
+                f"When {what} was last taken over.",
+                multiprocess_mode="livemin",
+                registry=self.registry,
+            ),
+            stale=Gauge(
+                f"aerie_{name}_stale",
+                f"1 while {what} cannot be used and an older one is.",
+                multiprocess_mode="livemax",
+                registry=self.registry,
+            ),
         )
 
     def _declare_upstream(self) -> None:

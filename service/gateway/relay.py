@@ -67,6 +67,16 @@ class Surroundings:
     metrics: Metrics
 
 
+@contextmanager
+def refusals_counted(metrics: Metrics) -> Iterator[None]:
+    """Count what is refused inside for lack of room, or by a key's limit."""
+    try:
+        yield
+    except (Overloaded, RateLimited) as error:
+        metrics.refusals.labels(error.code).inc()
+        raise
+
+
 class Relay(Response):
     """The answer to one request: the work happens when it is sent."""
 
@@ -92,7 +102,7 @@ class Relay(Response):
         around, exchange = self._around, self._exchange
         with (
             around.metrics.in_flight.track_inprogress(),
-            self._counted(),
+            refusals_counted(around.metrics),
             around.guard.limiter.admit(exchange.key, exchange.estimate) as allowance,
             self._held,
         ):
@@ -106,14 +116,6 @@ class Relay(Response):
                 raise
             finally:
                 self._settle(allowance)
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        try:
-            yield
-        except (Overloaded, RateLimited) as error:
-            self._around.metrics.refusals.labels(error.code).inc()
-            raise
 
     def _settle(self, allowance: Allowance) -> None:
         """Charge what was used; nothing where the runtime did no work. What is not known stays at its estimate."""

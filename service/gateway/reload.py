@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from service.gateway.metrics import FileGauges
+
 LIMIT_BYTES = 2**20
 
 T = TypeVar("T")
@@ -37,6 +39,9 @@ class Status:
     generation: int
     last_ok_s: float
     last_error: str | None
+
+
+_NO_FILE = Status(0, 0, None)
 
 
 class Reloading(Generic[T]):
@@ -141,9 +146,46 @@ class Reloading(Generic[T]):
             raise InvalidFiles(f"{self._names}: {' '.join(str(error).split())}") from None
 
 
-def of_one(parse: Callable[[bytes], T]) -> Callable[[Mapping[Path, bytes]], T]:
-    """For a value that is in one file: its contents are all there is to parse."""
-    return lambda contents: parse(*contents.values())
+class OptionalFile(Generic[T]):
+    """The newest valid value of one file that may not be named, and its gauges."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        parse: Callable[[bytes], T],
+        gauges: FileGauges,
+        *,
+        on_change: Callable[[T], None],
+        interval_s: float = 1,
+    ) -> None:
+        """Read it, if there is one; arguments and errors are those of `Reloading`."""
+        self._file: Reloading[T] | None = None
+        if path is not None:
+            # its contents are all there is to parse
+            self._file = Reloading(
+                [path], lambda contents: parse(*contents.values()), on_change=on_change, interval_s=interval_s
+            )
+        gauges.generation.set_function(lambda: self._status.generation)
+        gauges.loaded.set_function(lambda: self._status.last_ok_s)
+        gauges.stale.set_function(lambda: self._status.last_error is not None)
+
+    @property
+    def value(self) -> T | None:
+        """The current value; ask each time. None without a file."""
+        return None if self._file is None else self._file.value
+
+    @property
+    def _status(self) -> Status:
+        return self._file.status if self._file else _NO_FILE
+
+    def reload(self) -> None:
+        """Read it now, if there is one."""
+        if self._file is not None:
+            self._file.reload()
+
+    async def watch(self) -> None:
+        """Read it whenever it changes, for ever."""
+        await (asyncio.Event().wait() if self._file is None else self._file.watch())
 
 
 def _signature(path: Path) -> _Signature:

@@ -16,7 +16,7 @@ import yaml
 from service.gateway import guard as guard_module
 from service.gateway import keyfile
 from service.gateway.log import JsonFormatter
-from service.gateway.reload import Reloading
+from service.gateway.reload import OptionalFile
 from tests.service.gateway import scripted_upstream as wire
 from tests.service.gateway.conftest import aerie, counter, gateway_with, key, samples, until
 from tests.service.gateway.scripted_upstream import MODEL, Hold, Release, Script
@@ -63,7 +63,7 @@ def file(tmp_path):
 @pytest.fixture
 def start(file, upstream, monkeypatch):
     """`start(*entries)`: a gateway that knows these keys and looks at the file often, as a client without a key."""
-    monkeypatch.setattr(guard_module, "Reloading", functools.partial(Reloading, interval_s=0.02))
+    monkeypatch.setattr(guard_module, "OptionalFile", functools.partial(OptionalFile, interval_s=0.02))
 
     def one(*entries, config=None):
         file.holds(*entries)
