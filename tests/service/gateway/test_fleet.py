@@ -57,9 +57,14 @@ def beside():
 
 
 def written(folder, *pools, **sections):
-    path = folder / "gateway.yaml"
-    path.write_text(yaml.safe_dump({"pools": list(pools), **sections}))
-    return path
+    return replaced(folder / "gateway.yaml", yaml.safe_dump({"pools": list(pools), **sections}))
+
+
+def replaced(path, text):
+    """The file holds this, at no time a part of it."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    return new.replace(path)
 
 
 def pool(name, *runtimes, **fields):

@@ -5,7 +5,6 @@ import signal
 from contextlib import contextmanager
 
 import pytest
-import yaml
 
 from service.gateway import config as config_module
 from service.gateway import fleet as fleet_module
@@ -24,6 +23,7 @@ from tests.service.gateway.test_fleet import (
     occupied,
     plain,
     refusal,
+    replaced,
     served_by,
     total,
     written,
@@ -59,7 +59,7 @@ def replicas(pools):
 def change(client, *pools, ready=True, **sections):
     """Rewrite the file; return when it has been taken over and, unless told otherwise, every replica is ready."""
     generation = samples(client)[key("aerie_config_generation", {})]
-    client.file.write_text(yaml.safe_dump({"pools": list(pools), **sections}))
+    written(client.file.parent, *pools, **sections)
     until(lambda: samples(client)[key("aerie_config_generation", {})] == generation + 1, "the new file")
     until(lambda: not ready or replicas(pools) <= up(client), "every replica's readiness")
 
@@ -166,7 +166,7 @@ def test_a_request_that_moves_to_a_pool_that_is_gone_is_a_503(start, runtimes, c
 def test_a_pool_keeps_its_kind(start, runtimes, chat, caplog):
     with start(eagle(runtimes[0])) as client:
         other = eagle(runtimes[0]) | {"kind": "baseline"}
-        client.file.write_text(yaml.safe_dump({"pools": [other]}))
+        written(client.file.parent, other)
         until(lambda: samples(client)[key("aerie_config_stale", {})] == 1)
         assert served_by(client, chat) == "eagle; reason=only_pool"
         client.change(other | {"name": "plain"})
@@ -199,7 +199,7 @@ BROKEN = {
 @pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN)
 def test_a_broken_file_changes_nothing_and_is_told(start, runtimes, chat, text):
     with start(eagle(runtimes[0])) as client:
-        client.file.write_text(text)
+        replaced(client.file, text)
         until(lambda: samples(client)[key("aerie_config_stale", {})] == 1)
         assert served_by(client, chat) == "eagle; reason=only_pool"
         assert pools_of(client) == {"eagle"}
