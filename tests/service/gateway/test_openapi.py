@@ -78,11 +78,7 @@ def test_every_error_a_client_can_see_is_documented_where_a_body_is_sent(path):
 )
 def test_every_example_of_a_request_is_allowed_and_served(upstream, path, name):
     document = examples.REQUESTS[path][name]
-    validator(
-        DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[
-            2
-        ]
-    ).validate(document)
+    body_validator(path).validate(document)
     upstream.model_info["tool_call_parser"] = "qwen25"
     with gateway_before(upstream.url) as client:
         answer = client.post(path, json=document)
@@ -110,6 +106,16 @@ CHECKS = [
 ]
 
 
+def body_validator(path):
+    schema = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    return validator(schema["$ref"].rpartition("/")[2])
+
+
+def is_wrong(case):
+    """What is wrong for one member of a union may be right for another: schemathesis does not look."""
+    return case.media_type != "application/json" or not body_validator(case.operation.path).is_valid(case.body)
+
+
 @pytest.fixture(scope="module")
 def session():
     with requests.Session() as session:
@@ -127,14 +133,13 @@ def session():
     ],
 )
 def test_whatever_is_sent_is_served_or_refused_whole(gateway, upstream, session, operation, mode):
-    held = [*CHECKS, checks.negative_data_rejection] if mode is GenerationMode.NEGATIVE else CHECKS
-
     @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(case=operation.as_strategy(generation_mode=mode))
     def law(case):
         seen_before = len(upstream.generated) + len(upstream.asked)
         answer = case.call(base_url=str(gateway.base_url), session=session, timeout=10)
-        case.validate_response(answer, checks=held)
+        refusal = [checks.negative_data_rejection] if mode is GenerationMode.NEGATIVE and is_wrong(case) else []
+        case.validate_response(answer, checks=[*CHECKS, *refusal])
         reached = upstream.generated + [body for _, body in upstream.asked]
         assert len(reached) - seen_before == int(operation.path in POSTS and answer.status_code == 200)
         upstream.generated.clear()
