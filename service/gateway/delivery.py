@@ -16,6 +16,7 @@ import orjson
 from starlette.types import Send
 
 from service.gateway import sglang
+from service.gateway.batches import Stay
 from service.gateway.errors import ClientGone, GatewayError, UpstreamProtocolError, UpstreamTimeout
 from service.gateway.exchange import Exchange
 from service.gateway.include import speculation_block
@@ -36,6 +37,7 @@ class Delivery:
     """One request's answer. `started`: the client has been sent something; `complete`: all of it has been read."""
 
     _on_start: Callable[[], RawHeaders]  # of `copy`
+    _stay: Stay
 
     def __init__(
         self, exchange: Exchange, record: RequestRecord, lifeline: Lifeline, metrics: Metrics, stall_timeout_s: float
@@ -53,13 +55,15 @@ class Delivery:
         self._runtime_silent = UpstreamTimeout(f"The runtime sent nothing for {stall_timeout_s:g} s.")
         self._client_slow = ClientGone(f"The client read nothing for {stall_timeout_s:g} s.")
 
-    async def copy(self, answer: sglang.Answer, send: Send, on_start: Callable[[], RawHeaders]) -> None:
+    async def copy(self, answer: sglang.Answer, send: Send, on_start: Callable[[], RawHeaders], stay: Stay) -> None:
         """All of the answer; `on_start` is called when it begins, and says which headers to add.
+
+        `stay` is told of a stream's chunks.
 
         Raises:
             GatewayError: it broke.
         """
-        self._on_start = on_start
+        self._on_start, self._stay = on_start, stay
         try:
             await (self._copy_stream(answer, send) if self._exchange.stream else self._copy_whole(answer, send))
         finally:
@@ -126,7 +130,7 @@ class Delivery:
                 failure = error
                 break
         if self._chunks > chunks:
-            self._time_arrival()
+            self._time_arrival(self._chunks - chunks)
         if data := b"".join(seen):
             await self._send_chunk(data, send)
         if failure is not None:
@@ -177,11 +181,12 @@ class Delivery:
         self._record.usage = sglang.usage_of(document) or self._record.usage
         self._record.speculation = sglang.speculation_of(document) or self._record.speculation
 
-    def _time_arrival(self) -> None:
+    def _time_arrival(self, chunks: int) -> None:
         """Chunks that arrive together are one arrival."""
+        self._stay.arrived(chunks)
         gap_s = self._record.chunk(time.perf_counter())
         if gap_s is not None:
-            self._metrics.between_chunks(self._record.route).observe(gap_s)
+            self._metrics.between_chunks(self._record.route, self._record.pool).observe(gap_s)
 
     def _under_our_id(self, event: bytes) -> bytes:
         if not self._exchange.own_ids:

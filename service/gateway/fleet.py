@@ -13,6 +13,7 @@ from typing import Self
 
 from service.gateway import balance
 from service.gateway.admission import Admission
+from service.gateway.baseline import Calibration
 from service.gateway.config import GatewayConfig, PoolConfig, QueueConfig
 from service.gateway.discovery import Discovery
 from service.gateway.errors import GatewayError, ModelNotFound, unavailable
@@ -33,18 +34,25 @@ _log = logging.getLogger("aerie.fleet")
 class Station:
     """A pool and the queue before it."""
 
-    def __init__(self, config: PoolConfig, queue: QueueConfig, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, config: PoolConfig, queue: QueueConfig, settings: Settings, metrics: Metrics, calibration: Calibration
+    ) -> None:
         self.config = config
         self.idle_ticks = 0
-        discovery = Discovery(config.replicas)
-        self.pool = Pool(config.name, discovery, settings, metrics, max_in_flight=config.max_in_flight)
+        self._metrics = metrics
+        limit, discovery = config.max_in_flight, Discovery(config.replicas)
+        self.pool = Pool(config.name, discovery, settings, metrics, max_in_flight=limit)
+        self.pool.compare(calibration)
         self.admission = Admission(capacity=0, queue_limit=queue.limit, tenant_queue_limit=queue.limit_per_key)
         metrics.follow_queue(config.name, lambda: self.admission.waiting)
+        metrics.describe_pool(config.name, config.kind, config.version)
 
-    def adopt(self, config: PoolConfig, queue: QueueConfig) -> None:
+    def adopt(self, config: PoolConfig, queue: QueueConfig, calibration: Calibration) -> None:
         """Be this from now on; replicas that stay keep their connections, breakers and requests, the queue its own."""
         self.config, self.idle_ticks = config, 0
+        self._metrics.describe_pool(config.name, config.kind, config.version)
         self.pool.adopt(config.replicas, config.max_in_flight)
+        self.pool.compare(calibration)
         self.admission.limit(queue.limit, queue.limit_per_key)
 
     @property
@@ -82,7 +90,8 @@ class Fleet:
         self._throttle = Throttle(config.policy.batch_size)
         self._retired: dict[str, Station] = {}
         self._lives = AsyncExitStack()
-        self._have(Station(pool, config.queue, settings, metrics) for pool in config.pools)
+        curves = _calibrations(config, metrics)
+        self._have(Station(pool, config.queue, settings, metrics, curves[pool.name]) for pool in config.pools)
         metrics.speculation_pays.set_function(lambda: self._throttle.speculation_pays)
 
     async def __aenter__(self) -> Self:
@@ -113,21 +122,25 @@ class Fleet:
         A pool that is gone gets no new request; it serves those that it has, the waiting ones too, and is closed then.
 
         Raises:
-            InvalidFiles: a pool would become one of the other kind, while there are plans that rely on its kind.
+            InvalidFiles: a pool would become one of the other kind, while there are plans that rely on its kind; or a
+                calibration cannot be used.
         """
         before = {station.config.name: station for station in self.stations}
         known = self._retired | before
         _check_kinds(known, config)
+        curves = _calibrations(config, self._metrics)
         self._retired = {name: station for name, station in known.items() if name not in config.names}
-        self._have([self._adopted(known.get(pool.name), pool, config.queue) for pool in config.pools])
+        self._have([self._adopted(known.get(pool.name), pool, config, curves[pool.name]) for pool in config.pools])
         self._throttle.limits = config.policy.batch_size
         self.config = config
 
-    def _adopted(self, station: Station | None, config: PoolConfig, queue: QueueConfig) -> Station:
+    def _adopted(
+        self, station: Station | None, pool: PoolConfig, config: GatewayConfig, calibration: Calibration
+    ) -> Station:
         if station is None:
-            station = Station(config, queue, self._settings, self._metrics)
+            station = Station(pool, config.queue, self._settings, self._metrics, calibration)
             station.pool.start()
-        station.adopt(config, queue)
+        station.adopt(pool, config.queue, calibration)
         return station
 
     def _have(self, stations: Iterable[Station]) -> None:
@@ -237,9 +250,14 @@ class Fleet:
             station.idle_ticks = station.idle_ticks + 1 if station.idle else 0
             if station.idle_ticks > 1:
                 del self._retired[name]
-                self._metrics.forget_queue(name)
+                self._metrics.forget_pool(name)
                 await station.pool.close()
                 _log.info("pool is gone", extra={"fields": {"pool": name}})
+
+
+def _calibrations(config: GatewayConfig, metrics: Metrics) -> dict[str, Calibration]:
+    """Each pool's, all of them read before any is used."""
+    return {pool.name: Calibration(pool.name, pool.calibration, pool.hardware, metrics) for pool in config.pools}
 
 
 def _check_kinds(known: Mapping[str, Station], config: GatewayConfig) -> None:

@@ -8,6 +8,7 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
+from service.gateway.batches import Stay
 from service.gateway.breaker import Breaker, Permit
 from service.gateway.errors import (
     GatewayError,
@@ -65,6 +66,8 @@ class Lease:
     is closed once its last lease is over.
     """
 
+    stay: Stay
+    """What it takes of the replica's time."""
     _permit: Permit
 
     def __init__(self, member: Member, *, question: bool = False) -> None:
@@ -93,10 +96,12 @@ class Lease:
         if (reason := self.member.reason) is not None:
             raise unavailable(reason)
         self._permit = self.member.breaker.enter()
+        self.stay = self.member.replica.meter.enter()
         self._count(1)
         return self
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        self.member.replica.meter.settle()
         self._count(-1)
         if isinstance(error, GatewayError):
             self.failed(error)

@@ -15,6 +15,7 @@ from service.gateway import headers, log
 from service.gateway.errors import BodyTimeout, ClientGone, InternalError, PayloadTooLarge
 from service.gateway.headers import header
 from service.gateway.metrics import Metrics
+from service.gateway.observe import Recorder
 from service.gateway.record import Outcome, RequestRecord
 from service.gateway.tracing import passed_on
 
@@ -35,7 +36,7 @@ class Observe:
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
-        self._metrics = metrics
+        self._recorder = Recorder(metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; other scopes pass."""
@@ -68,7 +69,7 @@ class Observe:
         record.ended_s = time.perf_counter()
         record.status = record.status or 499
         record.route = getattr(scope.get("route"), "path", record.route)
-        self._metrics.observe(record)
+        self._recorder.observe(record)
         log.access(_level(record), _fields(record))
 
 

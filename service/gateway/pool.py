@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Self
 
 from service.gateway import balance
+from service.gateway.baseline import Calibration
 from service.gateway.breaker import Breaker, BreakerPolicy, State
 from service.gateway.discovery import Discovery, changes
 from service.gateway.errors import unavailable
@@ -55,6 +56,7 @@ class Pool:
         self._settings = settings
         self._metrics = metrics
         self._max_in_flight = max_in_flight
+        self.calibration = Calibration(name, None, None, metrics)
         self._policy = breaker or BreakerPolicy()
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, no secret
@@ -82,12 +84,20 @@ class Pool:
         for member in self._members.values():
             member.leaving = True
         await asyncio.gather(*(member.close() for member in self._members.values()))
+        self.calibration.hide()
 
     def adopt(self, replicas: Sequence[str], max_in_flight: int) -> None:
         """Have these replicas and this limit; replicas that stay are not disturbed, the others change soon."""
         self._max_in_flight = max_in_flight
         self._discovery.retarget(replicas)
         self._look_now.set()
+
+    def compare(self, calibration: Calibration) -> None:
+        """Count from now on what this baseline would have done."""
+        self.calibration = calibration
+        calibration.show()
+        for member in self._members.values():
+            member.replica.adopt(calibration)
 
     @property
     def idle(self) -> bool:
@@ -200,6 +210,7 @@ class Pool:
     def _join(self, url: str) -> Member:
         load = Load(capacity=self._max_in_flight)
         replica = Replica(url, self._settings, self._metrics, pool=self.name, load=load)
+        replica.adopt(self.calibration)
         breaker = Breaker(self._policy, clock=self._clock, rng=self._rng)
         self._metrics.follow(
             self.name,

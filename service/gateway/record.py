@@ -89,6 +89,8 @@ class RequestRecord:
     """Why this pool."""
     queued_s: float = 0.0
     model: str | None = None
+    task: str = "other"
+    """What kind of work its client says it is, if the operator has named that kind."""
     stream: bool = False
     choices: int = 1
     first_chunk_s: float | None = None

@@ -122,6 +122,8 @@ class Relay(Response):
         usage, failure = self._record.usage, self._record.failure
         if usage is not None:
             allowance.settle(usage.prompt_tokens + usage.completion_tokens)
+            if self._lease is not None:
+                self._lease.stay.generated(usage.completion_tokens)
         elif not self._delivery.started and (self._lease is None or isinstance(failure, COSTS_NOTHING)):
             allowance.settle(0)
 
@@ -195,10 +197,11 @@ class Relay(Response):
         self._lease = None
 
     async def _exchange_with(self, member: Member, send: Send) -> None:
-        exchange, client = self._exchange, member.replica.client
+        assert self._lease is not None, "what is asked is at a replica"
+        exchange, client, stay = self._exchange, member.replica.client, self._lease.stay
         with tracing.attempt(self._record, member.url, exchange.path) as trace:
             async with client.open(exchange.path, exchange.body, trace, prompt_param=exchange.prompt_param) as answer:
-                await self._delivery.copy(answer, send, self._begun)
+                await self._delivery.copy(answer, send, self._begun, stay)
 
     def _begun(self) -> RawHeaders:
         assert self._lease is not None, "an answer comes from a replica"

@@ -8,6 +8,8 @@ import logging
 import random
 
 from service.capabilities import TESTED_VERSION
+from service.gateway.baseline import Calibration
+from service.gateway.batches import BatchMeter
 from service.gateway.errors import GatewayError, UpstreamTimeout, unavailable
 from service.gateway.load import Load
 from service.gateway.metrics import Metrics, replica_label
@@ -26,6 +28,8 @@ class Replica:
     def __init__(self, url: str, settings: Settings, metrics: Metrics, *, pool: str, load: Load) -> None:
         self.client = SGLang(url, settings)
         self.load = load
+        self.meter = BatchMeter(metrics, pool, replica_label(url), load)
+        self.calibration: Calibration | None = None
         self._labels = {"pool": pool, "replica": replica_label(url)}
         self._interval_s = settings.probe_interval_s
         self._jitter = random.Random()  # noqa: S311 - spreads the probes of several gateways, no secret
@@ -81,13 +85,22 @@ class Replica:
         else:
             self._timeouts = 0
 
+    def adopt(self, calibration: Calibration) -> None:
+        """Be compared with this baseline, if it fits; judged anew whenever the runtime is described."""
+        self.calibration = calibration
+        self.meter.settle()
+        self.meter.baseline = calibration.judge(self._labels["replica"], self._info) if self._info else None
+
     async def close(self) -> None:
         """Close every connection and drop its time series."""
+        if self.calibration is not None:
+            self.calibration.forget(self._labels["replica"])
         self._metrics.forget(**self._labels)
         self.client.close()
 
     async def _ask_load(self) -> None:
         said = await self.client.loads()
+        self.meter.settle()
         if said is None:
             self.load.unreported()
         else:
@@ -95,6 +108,8 @@ class Replica:
 
     def _describe(self, info: RuntimeInfo) -> None:
         self._info, self._reason = info, None
+        if self.calibration is not None:
+            self.adopt(self.calibration)
         facts = info.facts
         self._metrics.upstream_up.labels(**self._labels).set(1)
         self._metrics.upstream_info.remove_by_labels(self._labels)

@@ -37,6 +37,8 @@ router = APIRouter(prefix="/v1")
 
 _MODE_HEADER, _INCLUDE_HEADER = MODE_HEADER.encode(), INCLUDE_HEADER.encode()
 
+TASK_HEADER = b"x-aerie-task"
+"""What kind of work it is; one that the operator has not named is `other`."""
 PRIORITIES = {"low": 0, "normal": 1, "high": 2}
 MAX_CHOICES = 128
 """Of one request, over all its prompts: `n`'s own bound."""
@@ -116,6 +118,10 @@ class _Sender:
         return parse_mode(header(self.request.scope, _MODE_HEADER))
 
     @property
+    def task(self) -> str:
+        return header(self.request.scope, TASK_HEADER) or ""
+
+    @property
     def wants_speculation(self) -> bool:
         return wants_speculation(header(self.request.scope, _INCLUDE_HEADER))
 
@@ -136,6 +142,8 @@ def _checked(
     key.check_model(wanted.model)
     choices, limit = _choices(wanted), wanted.token_limit
     record.model, record.stream, record.choices = wanted.model[:200], bool(wanted.stream), choices
+    if sender.task in around.fleet.config.tasks:
+        record.task = sender.task
     rid = sglang.mint_rid(endpoint.rid_prefix)
     added = sglang.additions(rid, stream=bool(wanted.stream), stream_options=document.get("stream_options"))
     body, prompts = parse.for_upstream(document, added), _prompts(wanted)

@@ -32,6 +32,8 @@ class Settings(BaseSettings):
     """Base URLs of SGLang runtimes that serve alike, with commas between; `dns+http://NAME:PORT` is every address."""
     config: Path | None = None
     """A YAML file of pools, policy and queue, instead of `AERIE_UPSTREAM`: docs/gateway.md. Read again as keys are."""
+    calibration: Path | None = None
+    """What `aerie-bench calibrate` has measured of these upstreams; a pool of `AERIE_CONFIG` names its own."""
     keys: Path | None = None
     """A YAML file of API keys; without it everyone may ask. Read again when it changes, and on SIGHUP."""
 
@@ -39,6 +41,8 @@ class Settings(BaseSettings):
     """Web pages of these origins (with commas between; `*`: of any) may ask and read answers; without it, none."""
     docs: bool = True
     """Serve /openapi.json, and /docs, a page that shows it without the internet. Open, like /readyz."""
+    status_page: bool = True
+    """Serve a page at / that shows how the gateway does, with a chat box. Open, like /metrics."""
 
     header_limit_bytes: int = Field(default=32 * 2**10, ge=1024)
     """Of a request's line and headers together."""

@@ -7,7 +7,7 @@ aborting. Refuses to own a request's life (relay.py), health over time (replica.
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -34,6 +34,9 @@ from service.gateway.settings import Settings
 ABORTS_AT_ONCE = 8
 """Connections that the aborts of one request take; it may have run under hundreds of ids."""
 
+FLAGS = ("dtype", "quantization", "kv_cache_dtype", "tp_size", "dp_size", "pp_size", "ep_size")
+"""Of /server_info: a calibration holds for runtimes that are started with the same."""
+
 _ERROR_BODY_BYTES = 64 * 2**10
 
 
@@ -46,6 +49,8 @@ class RuntimeInfo:
     facts: RuntimeFacts
     tree: str
     created_s: int
+    flags: Mapping[str, Any]
+    """What decides how fast it is, as far as it says (`FLAGS`)."""
 
     @classmethod
     def parse(cls, server: dict[str, Any], model: dict[str, Any], models: dict[str, Any]) -> Self:
@@ -72,6 +77,7 @@ class RuntimeInfo:
                 facts=facts,
                 tree="/".join(map(str, numbers)) if facts.speculative else "-",
                 created_s=int(card.get("created", 0)),
+                flags={name: server[name] for name in FLAGS if name in server},
             )
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise UpstreamProtocolError(f"The runtime described itself in unknown words ({error!r}).") from error

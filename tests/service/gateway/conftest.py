@@ -132,13 +132,18 @@ def chat():
 
 @pytest.fixture
 def growth(gateway):
-    """`growth(name, **labels)`: how much a series grew since the test began."""
+    """`growth(name, **labels)`: how much the series with these labels, and any others, grew since the test began."""
     return counter(gateway)
 
 
 def counter(client):
     before = samples(client)
-    return lambda name, **labels: samples(client).get(key(name, labels), 0) - before.get(key(name, labels), 0)
+    return lambda name, **labels: summed(samples(client), name, labels) - summed(before, name, labels)
+
+
+def summed(found, name, labels):
+    wanted = set(labels.items())
+    return sum(value for (series, its), value in found.items() if series == name and wanted <= set(its))
 
 
 def samples(client):

@@ -10,8 +10,9 @@ import pytest
 
 from service.gateway import log
 from service.gateway.app import create_app
-from service.gateway.metrics import POSITIONS, Metrics
+from service.gateway.metrics import Metrics
 from service.gateway.middleware import Observe
+from service.gateway.observe import CLASSES, POSITIONS, PROMPT_LENGTHS, Recorder, prompt_length
 from service.gateway.record import RequestRecord, Speculation, Usage
 from service.gateway.settings import Settings
 from tests.service.gateway import scripted_upstream as wire
@@ -19,6 +20,8 @@ from tests.service.gateway.conftest import gateway_before, until
 from tests.service.gateway.scripted_upstream import MODEL, Script
 
 CHAT = "/v1/chat/completions"
+USAGE = Usage(34, 11)
+FIGURES = Speculation(6, 4, 42, (3, 2, 1))
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -77,12 +80,40 @@ def test_rejections_are_counted_by_route_and_never_by_path(gateway, growth):
 
 def test_positions_deeper_than_the_labels_share_one():
     metrics = Metrics()
-    record = RequestRecord("id", "POST", CHAT, status=200)
-    record.speculation = Speculation(1, POSITIONS + 3, 40, (*[0] * (POSITIONS + 3), 1))
-    metrics.observe(record)
+    deep = Speculation(1, POSITIONS + 3, 40, (*[0] * (POSITIONS + 3), 1))
+    Recorder(metrics).observe(RequestRecord("id", "POST", CHAT, status=200, pool="a", usage=USAGE, speculation=deep))
     text = metrics.exposition().decode()
-    assert f'aerie_spec_accepted_drafts_total{{position="{POSITIONS}"}} 1.0' in text
-    assert f'aerie_spec_accepted_drafts_total{{position="{POSITIONS + 1}+"}} 3.0' in text
+    assert f'aerie_spec_accepted_drafts_total{{pool="a",position="{POSITIONS}"}} 1.0' in text
+    assert f'aerie_spec_accepted_drafts_total{{pool="a",position="{POSITIONS + 1}+"}} 3.0' in text
+
+
+def test_acceptance_is_told_apart_by_task_prompt_length_and_key_class():
+    metrics = Metrics()
+    recorder = Recorder(metrics)
+    for task, tokens, key_class in (("code", 100, "gold"), ("code", 100, "gold"), ("other", 10**6, None)):
+        of = {"task": task, "key_class": key_class, "usage": Usage(tokens, 11), "speculation": FIGURES}
+        recorder.observe(RequestRecord("id", "POST", CHAT, status=200, pool="a", **of))
+    counted = {
+        tuple(s.labels.values()): s.value for s in metrics.verify_passes.collect()[0].samples if "total" in s.name
+    }
+    assert counted == {("a", "code", "128", "gold"): 12, ("a", "other", "+Inf", "none"): 6}
+
+
+def test_prompt_lengths_are_upper_bounds():
+    assert [prompt_length(tokens) for tokens in (0, 128, 129, 32769)] == ["128", "128", "512", "+Inf"]
+    assert list(PROMPT_LENGTHS) == sorted(PROMPT_LENGTHS)
+
+
+def test_however_many_classes_clients_make_their_series_are_bounded():
+    metrics = Metrics()
+    recorder = Recorder(metrics)
+    for number in range(CLASSES + 50):
+        of = {"task": f"task{number}", "usage": USAGE, "speculation": FIGURES}
+        recorder.observe(RequestRecord("id", "POST", CHAT, status=200, pool="a", **of))
+    series = [s for s in metrics.verify_passes.collect()[0].samples if "total" in s.name]
+    assert len(series) == CLASSES + 1
+    assert sum(s.value for s in series) == 6 * (CLASSES + 50)
+    assert next(s.value for s in series if s.labels["key_class"] == "other") == 6 * 50
 
 
 def test_the_sum_over_positions_is_the_number_of_correct_drafts():
@@ -188,8 +219,8 @@ def test_the_openapi_document_describes_bodies_and_errors():
 
 def test_each_app_has_its_own_registry():
     first, second = Metrics(), Metrics()
-    first.prompt_tokens.inc(3)
-    assert b"aerie_prompt_tokens_total 0.0" in second.exposition()
+    first.prompt_tokens.labels("a").inc(3)
+    assert b"aerie_prompt_tokens_total{" not in second.exposition()
 
 
 def test_a_json_line_holds_the_request_id_and_the_traceback():

@@ -85,8 +85,8 @@ def test_connections_are_dealt_out_and_every_worker_tells_of_all(upstream, chat)
         for _ in range(8):  # whoever answers
             seen = samples(client)
             assert seen[COUNTED] == 20
-            assert seen[key("aerie_completion_tokens_total", {})] == 20 * 11
-            assert seen[key("aerie_spec_acceptance_length_count", {})] == 20
+            assert seen[key("aerie_completion_tokens_total", {"pool": "default"})] == 20 * 11
+            assert seen[key("aerie_spec_acceptance_length_count", {"pool": "default"})] == 20
             assert seen[key("aerie_upstream_up", {"pool": "default", "replica": upstream.url[7:]})] == 1
             assert seen[key("aerie_request_duration_seconds_bucket", {"route": CHAT, "le": "+Inf"})] == 20
 
@@ -364,7 +364,7 @@ def test_a_successor_goes_on_counting_and_forgets_what_was_under_way():
         Shared(board, 1, 2).join(watcher, Limiter([]))
         one = Shared(board, 0, 2)
         one.join(first, Limiter([]))
-        first.prompt_tokens.inc(5)
+        first.prompt_tokens.labels("a").inc(5)
         first.in_flight.set(3)
         one.write()
         assert told(watcher) == (5, 3)
@@ -372,7 +372,7 @@ def test_a_successor_goes_on_counting_and_forgets_what_was_under_way():
         assert told(watcher) == (5, 0)
         successor = Shared(board, 0, 2)
         successor.join(second, Limiter([]))
-        second.prompt_tokens.inc(2)
+        second.prompt_tokens.labels("a").inc(2)
         successor.write()
         assert told(watcher) == told(second) == (7, 0)
     finally:
@@ -381,7 +381,7 @@ def test_a_successor_goes_on_counting_and_forgets_what_was_under_way():
 
 def told(metrics):
     found = values(metrics.source.collect())
-    return found[("aerie_prompt_tokens_total",)], found[("aerie_requests_in_flight",)]
+    return found[("aerie_prompt_tokens_total", "a")], found[("aerie_requests_in_flight",)]
 
 
 def test_a_board_that_cannot_be_written_stops_no_worker(caplog):
@@ -389,7 +389,7 @@ def test_a_board_that_cannot_be_written_stops_no_worker(caplog):
     shared, metrics = Shared(board, 0, 2), Metrics()
     shared.join(metrics, Limiter([]))
     board.remove()
-    metrics.prompt_tokens.inc(5)
+    metrics.prompt_tokens.labels("a").inc(5)
     assert told(metrics) == (5, 0)
     board.bury(0)
     assert caplog.text.count("cannot be told") == 2

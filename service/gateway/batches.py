@@ -1,0 +1,115 @@
+"""What a replica's time went to: seconds, tokens and what a baseline would have made of them, by batch size.
+
+Owns the arithmetic. Refuses to own who is at a replica (load.py), the calibration (baseline.py) and rates and ratios,
+which are Prometheus's: from counters any window of any fleet can be put together.
+
+A replica's time is shared equally among the requests in its batch, whoever sent them; a request's share is counted when
+it has ended and its tokens are known, both by the batch sizes it met. So numerator and denominator are of the same
+requests: one whose client left spoils neither, and several gateways before one replica add up. Where a request met
+several batch sizes, its tokens go by the chunks that arrived at each, or, unless it was streamed, by the time.
+"""
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import NamedTuple
+
+from service.gateway.load import Load
+from service.gateway.metrics import Metrics
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 56, 64, 128, 256)
+"""Upper bounds; larger batches share the label `+Inf`."""
+LABELS = (*map(str, BATCH_SIZES), "+Inf")
+
+Baseline = Callable[[int], float]
+"""Tokens per second that the baseline generates at a batch size."""
+
+
+def bucket(batch_size: int) -> int:
+    """The index among `LABELS`."""
+    return bisect_left(BATCH_SIZES, batch_size)
+
+
+class _Sums(NamedTuple):
+    """Since the meter's beginning, by bucket: wall seconds, a request's share of them, and of the baseline's tokens."""
+
+    wall_s: list[float]
+    share_s: list[float]
+    baseline_tokens: list[float]
+
+    def copy(self) -> "_Sums":
+        return _Sums(*(list(values) for values in self))
+
+
+class BatchMeter:
+    """One replica's. `settle` before every change of its load."""
+
+    def __init__(
+        self, metrics: Metrics, pool: str, replica: str, load: Load, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.baseline: Baseline | None = None
+        self._load = load
+        self._clock = clock
+        self._since_s = clock()
+        self._sums = _Sums(*([0.0] * len(LABELS) for _ in _Sums._fields))
+        self._seconds = cache(lambda index: metrics.batch_seconds.labels(pool, replica, LABELS[index]))
+        self._tokens = cache(lambda index: metrics.batch_tokens.labels(pool, replica, LABELS[index]))
+        self._baseline = cache(lambda index: metrics.batch_baseline_tokens.labels(pool, replica, LABELS[index]))
+
+    @property
+    def batch_size(self) -> int:
+        """What runs now, as far as it is known: what exceeds the runtime's own limit waits there."""
+        return min(self._load.busy, self._load.capacity)
+
+    def settle(self) -> None:
+        """The load has been as it is until now."""
+        now_s = self._clock()
+        elapsed_s, self._since_s = now_s - self._since_s, now_s
+        if not self._load.ours:
+            return
+        batch_size = self.batch_size
+        index, share_s = bucket(batch_size), elapsed_s / self._load.busy
+        self._sums.wall_s[index] += elapsed_s
+        self._sums.share_s[index] += share_s
+        if self.baseline is not None:
+            self._sums.baseline_tokens[index] += share_s * self.baseline(batch_size)
+
+    def enter(self) -> "Stay":
+        """A request begins; the load is about to hold it."""
+        self.settle()
+        return Stay(self, self._sums.copy())
+
+    def count(self, since: _Sums, chunks: dict[int, int], tokens: int) -> None:
+        """A request that came when the sums were these has generated so many tokens."""
+        self.settle()
+        pairs = enumerate(zip(self._sums.wall_s, since.wall_s, strict=True))
+        met = {index: now - then for index, (now, then) in pairs if now > then}
+        for index in met:
+            self._seconds(index).inc(self._sums.share_s[index] - since.share_s[index])
+            if baseline_tokens := self._sums.baseline_tokens[index] - since.baseline_tokens[index]:
+                self._baseline(index).inc(baseline_tokens)
+        weights: Mapping[int, float] = chunks or met
+        whole = sum(weights.values())
+        for index, weight in weights.items():
+            self._tokens(index).inc(tokens * weight / whole)
+
+
+class Stay:
+    """One request's at a replica."""
+
+    __slots__ = ("_chunks", "_meter", "_since")
+
+    def __init__(self, meter: BatchMeter, since: _Sums) -> None:
+        self._meter = meter
+        self._since = since
+        self._chunks: dict[int, int] = {}
+
+    def arrived(self, chunks: int) -> None:
+        """Of its stream, just now."""
+        index = bucket(self._meter.batch_size)
+        self._chunks[index] = self._chunks.get(index, 0) + chunks
+
+    def generated(self, tokens: int) -> None:
+        """All in all; to be called at its end, while the load still holds it."""
+        self._meter.count(self._since, self._chunks, tokens)

@@ -1,0 +1,87 @@
+"""A finished request in the time series: counted once, whatever its outcome.
+
+Owns which series a record goes into, and the bounds on what clients can make of labels. Refuses to own the series
+(metrics.py) and when: the middleware calls `observe` at a request's end.
+"""
+
+from functools import cache
+
+from prometheus_client import Counter
+
+from service.gateway.metrics import Metrics
+from service.gateway.record import RequestRecord, Speculation
+
+POSITIONS = 16
+"""Draft positions with a label of their own; deeper ones share the label `17+`."""
+PROMPT_LENGTHS = (128, 512, 2048, 8192, 32768)
+"""Upper bounds of prompt tokens; longer prompts share the label `+Inf`."""
+CLASSES = 512
+"""Of requests (pool, task, prompt length, key class) with acceptance figures of their own; further ones share one."""
+OTHER = "other"
+
+
+def prompt_length(tokens: int) -> str:
+    """The label of a prompt of so many tokens."""
+    return next((str(bound) for bound in PROMPT_LENGTHS if tokens <= bound), "+Inf")
+
+
+class Recorder:
+    """Counts finished requests. Finding a series by its labels costs more than counting: each is found once."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._requests = cache(metrics.requests.labels)
+        self._of_key_class = cache(metrics.of_class.labels)
+        self._duration = cache(metrics.duration.labels)
+        self._of_pool = cache(metrics.pool_requests.labels)
+        self._first_token = cache(metrics.time_to_first_token.labels)
+        self._per_token = cache(metrics.time_per_output_token.labels)
+        self._prompt_tokens = cache(metrics.prompt_tokens.labels)
+        self._completion_tokens = cache(metrics.completion_tokens.labels)
+        self._accepted = cache(metrics.accepted_drafts.labels)
+        self._acceptance = cache(metrics.acceptance_length.labels)
+        self._of_class: dict[tuple[str, ...], tuple[Counter, ...]] = {}
+
+    def observe(self, record: RequestRecord) -> None:
+        """Count a finished request, whatever its outcome."""
+        route, outcome = record.route, record.outcome
+        self._requests(route, outcome, f"{record.status // 100}xx").inc()
+        if record.key_class is not None:
+            self._of_key_class(record.key_class, outcome).inc()
+        if outcome == "ok":
+            self._duration(route).observe(record.duration_s)
+        if record.pool is not None:
+            self._observe_generation(record, record.pool)
+
+    def _observe_generation(self, record: RequestRecord, pool: str) -> None:
+        self._of_pool(pool, record.outcome).inc()
+        if record.time_to_first_token_s is not None:
+            self._first_token(record.route, pool).observe(record.time_to_first_token_s)
+        if record.time_per_output_token_s is not None:
+            self._per_token(record.route, pool).observe(record.time_per_output_token_s)
+        if record.usage is not None:
+            self._prompt_tokens(pool).inc(record.usage.prompt_tokens)
+            self._completion_tokens(pool).inc(record.usage.completion_tokens)
+            if record.speculation is not None:
+                length = prompt_length(record.usage.prompt_tokens)
+                of_class = (pool, record.task, length, record.key_class or "none")
+                self._observe_speculation(record.speculation, of_class)
+
+    def _observe_speculation(self, speculation: Speculation, of_class: tuple[str, ...]) -> None:
+        passes, proposed, correct = self._of_class.get(of_class) or self._counters(of_class)
+        passes.inc(speculation.verify_passes)
+        proposed.inc(speculation.proposed_drafts)
+        correct.inc(speculation.correct_drafts)
+        pool = of_class[0]
+        for position, accepting in enumerate(speculation.accepted_at(), start=1):
+            self._accepted(pool, str(position) if position <= POSITIONS else f"{POSITIONS + 1}+").inc(accepting)
+        if speculation.acceptance_length is not None:
+            self._acceptance(pool).observe(speculation.acceptance_length)
+
+    def _counters(self, of_class: tuple[str, ...]) -> tuple[Counter, ...]:
+        if len(self._of_class) >= CLASSES:
+            of_class = (of_class[0], OTHER, OTHER, OTHER)
+        families = (self._metrics.verify_passes, self._metrics.proposed_drafts, self._metrics.correct_drafts)
+        counters = tuple(family.labels(*of_class) for family in families)
+        self._of_class[of_class] = counters
+        return counters
