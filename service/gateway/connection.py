@@ -14,7 +14,8 @@ from typing import Any, Self
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.gateway.errors import GatewayError, HeadersTooLarge, HeadTimeout, InvalidRequest
+from service.gateway.errors import ClientGone, GatewayError, HeadersTooLarge, HeadTimeout, InvalidRequest
+from service.gateway.lifeline import Lifelines
 from service.gateway.metrics import Metrics
 from service.gateway.settings import Settings
 
@@ -75,6 +76,7 @@ class Connection(HttpToolsProtocol):
         self._count_head = False
         self._body_bytes = self._raw_bytes = 0
         self._ended = False
+        self.lifelines = Lifelines(lambda: ClientGone("The client closed the connection."))
         self._seen: tuple[Stage, int, int] | None = None
         self._seen_s = 0.0
 
@@ -83,6 +85,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request's first byte."""
         super().on_message_begin()
+        self.scope["state"]["connection"] = self
         self._receiving, self._head_bytes = Stage.HEAD, 0
         self._messages += 1
 
@@ -146,6 +149,22 @@ class Connection(HttpToolsProtocol):
 
     def _refuse_head(self) -> None:
         self._cut("header_limit", HeadersTooLarge(f"The headers are larger than {self._limits.head_bytes} bytes."))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has left, or was made to."""
+        super().connection_lost(exc)
+        self.lifelines.end()
+
+    # What its requests see
+
+    @property
+    def body_is_here(self) -> bool:
+        """Whether nothing of a request is still to come."""
+        return self._receiving is None
+
+    def watch(self) -> None:
+        """Read on, if a large body has stopped it: else nobody would see the client leave."""
+        self.flow.resume_reading()
 
     # What the server sees
 

@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import takewhile
 from typing import Any
 
 import orjson
@@ -23,7 +22,7 @@ from service.gateway.include import speculation_block
 from service.gateway.lifeline import Lifeline
 from service.gateway.metrics import Metrics
 from service.gateway.record import RequestRecord
-from service.gateway.sse import EventSplitter, error_event
+from service.gateway.sse import EventSplitter, error_event, events
 
 LAST_WORDS_S = 1.0
 """For the end of an answer that is complete, or for telling the client of an error."""
@@ -116,12 +115,13 @@ class Delivery:
         self._lifeline.allow(self._stall_s, self._client_slow)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _pass_on(self, events: list[bytes], send: Send) -> None:
+    async def _pass_on(self, block: bytes, send: Send) -> None:
         """Send what the client should see; what came before a bad event is sent before it raises."""
-        seen = list(takewhile(sglang.is_chunk, events)) if self._is_plain else []
+        plain, count = sglang.leading_chunks(block) if self._is_plain else (b"", 0)
+        seen = [plain]
         failure: GatewayError | None = None
-        chunks, self._chunks = self._chunks, self._chunks + len(seen)
-        for event in events[len(seen) :]:
+        chunks, self._chunks = self._chunks, self._chunks + count
+        for event in events(block[len(plain) :]) if len(plain) < len(block) else ():
             if self.complete:
                 break
             try:

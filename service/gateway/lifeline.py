@@ -4,6 +4,7 @@ Owns one time per request, moved forward with every step. Refuses to own what ha
 """
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -21,8 +22,14 @@ class Lifeline:
         self._due_s = 0.0
         self._look: asyncio.TimerHandle | None = None
         self._open = False
+        self._groups: tuple[Lifelines, ...] = ()
         self._on_silence: GatewayError | None = None
         self._ended_by: GatewayError | None = None
+
+    def among(self, *groups: "Lifelines") -> Self:
+        """Inside the context, the end of any of these is the end of this one."""
+        self._groups = groups
+        return self
 
     def allow(self, seconds: float, on_silence: GatewayError) -> None:
         """The next step may take this long, else the request ends with that error."""
@@ -61,12 +68,16 @@ class Lifeline:
         self._open = True
         if self._ended_by is not None:
             self._fire_in(0)
+        for group in self._groups:
+            group.add(self)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._open = False
+        for group in self._groups:
+            group.discard(self)
         if self._look is not None:
             self._look.cancel()
         try:
@@ -75,3 +86,28 @@ class Lifeline:
             reason = self._ended_by or self._on_silence
             assert reason is not None, "the timer fires only after allow or end"
             raise reason from None
+
+
+class Lifelines:
+    """Those of requests that something may end together: what they hang on, and what they are told then."""
+
+    def __init__(self, ending: Callable[[], GatewayError]) -> None:
+        self._ending = ending
+        self._running: set[Lifeline] = set()
+        self.ended = False
+
+    def add(self, lifeline: Lifeline) -> None:
+        """Until `discard`; if the others have ended already, this one ends now."""
+        self._running.add(lifeline)
+        if self.ended:
+            lifeline.end(self._ending())
+
+    def discard(self, lifeline: Lifeline) -> None:
+        """The request is over."""
+        self._running.discard(lifeline)
+
+    def end(self) -> None:
+        """All of them, now; and whatever comes later."""
+        self.ended = True
+        for lifeline in tuple(self._running):
+            lifeline.end(self._ending())

@@ -14,10 +14,9 @@ request is refused: a client that begins one request after the other's end is ne
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from service.gateway.bucket import Bucket
 from service.gateway.errors import InvalidRequest, RateLimited, Unauthorized
@@ -96,13 +95,26 @@ class _Account:
 
 
 class Allowance:
-    """An admitted request's place."""
+    """An admitted request's place: a context, left when the request is over."""
 
-    def __init__(self, account: _Account, estimate: int, clock_ns: Callable[[], int]) -> None:
+    def __init__(self, account: _Account, estimate: int, clock_ns: Callable[[], int], tell: Callable[[], None]) -> None:
         self._account = account
+        self._tell = tell
         self._bucket = account.tokens  # if the limit is lifted meanwhile, the charge is settled where it was made
         self._charged = estimate
         self._clock_ns = clock_ns
+
+    def __enter__(self) -> Self:
+        self._run(1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._run(-1)
+
+    def _run(self, requests: int) -> None:
+        self._account.running += requests
+        if self._account.limits.concurrent is not None:
+            self._tell()
 
     def settle(self, tokens: int) -> None:
         """Charge this many tokens instead of what was charged before; 0 where the runtime did no work."""
@@ -138,9 +150,8 @@ class Limiter:
         now_ns = self._clock_ns()
         self._accounts = {key.id: _adopted(self._accounts.get(key.id), key.limits, now_ns) for key in keys}
 
-    @contextmanager
-    def admit(self, key: Key, estimate: int) -> Iterator[Allowance]:
-        """A place for one request, given up on leaving the context; `estimate` is in tokens.
+    def admit(self, key: Key, estimate: int) -> Allowance:
+        """A place for one request; `estimate` is in tokens.
 
         Raises:
             RateLimited: not now; it says when.
@@ -158,22 +169,7 @@ class Limiter:
         account.take(1, estimate, now_ns)
         account.taken_requests += 1
         account.taken_tokens += estimate
-        with self._place(account):
-            yield Allowance(account, estimate, self._clock_ns)
-
-    @contextmanager
-    def _place(self, account: _Account) -> Iterator[None]:
-        account.running += 1
-        self._tell_places(account)
-        try:
-            yield
-        finally:
-            account.running -= 1
-            self._tell_places(account)
-
-    def _tell_places(self, account: _Account) -> None:
-        if account.limits.concurrent is not None:
-            self._tell()
+        return Allowance(account, estimate, self._clock_ns, self._tell)
 
     def tell(self) -> Told:
         """What was used here, for the other workers."""

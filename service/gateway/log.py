@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TextIO
 
 import orjson
@@ -52,9 +53,19 @@ class JsonHandler(logging.StreamHandler[TextIO]):
             self.stream.flush()
 
 
+@lru_cache(maxsize=2)
+def _second(unix_s: int) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
 def _head(created_s: float, level: str, logger: str, message: str) -> dict[str, Any]:
-    when = datetime.fromtimestamp(created_s, UTC).isoformat(timespec="milliseconds")
-    return {"time": when, "level": level.lower(), "logger": logger, "message": message}
+    second, millisecond = divmod(int(created_s * 1000), 1000)
+    return {
+        "time": f"{_second(second)}.{millisecond:03d}+00:00",
+        "level": level.lower(),
+        "logger": logger,
+        "message": message,
+    }
 
 
 class TextFormatter(logging.Formatter):

@@ -51,10 +51,9 @@ async def ask(question: Question, record: RequestRecord, around: Surroundings) -
     with (
         refusals_counted(around.metrics),
         around.guard.limiter.admit(question.key, question.estimate) as allowance,
-        around.drain.guard(lifeline),
     ):
         with _refunded(allowance):
-            async with lifeline:
+            async with lifeline.among(around.drain.lifelines):
                 lifeline.allow(limit_s, UpstreamTimeout(f"The runtime did not answer within {limit_s:g} s."))
                 document = await _first_answer(question, record, around)
         allowance.settle(_tokens(document, question.estimate))

@@ -12,6 +12,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.gateway import headers, log
+from service.gateway.connection import Connection
 from service.gateway.errors import BodyTimeout, ClientGone, InternalError, PayloadTooLarge
 from service.gateway.headers import header
 from service.gateway.metrics import Metrics
@@ -136,13 +137,16 @@ class BoundedBody:
         """Serve one request with a guarded `receive`; other scopes pass."""
         if scope["type"] == "http":
             declared = header(scope, b"content-length") or ""
-            receive = _BodyReader(receive, declared, self._limit_bytes, self._timeout_s)
+            receive = _BodyReader(receive, scope["state"]["connection"], declared, self._limit_bytes, self._timeout_s)
         await self._app(scope, receive, send)
 
 
 class _BodyReader:
-    def __init__(self, receive: Receive, declared: str, limit_bytes: int, timeout_s: float) -> None:
+    def __init__(
+        self, receive: Receive, connection: Connection, declared: str, limit_bytes: int, timeout_s: float
+    ) -> None:
         self._receive = receive
+        self._connection = connection
         self._limit_bytes = limit_bytes
         self._timeout_s = timeout_s
         self._declared_bytes = int(declared) if declared.isdecimal() else 0
@@ -152,7 +156,7 @@ class _BodyReader:
 
     async def __call__(self) -> Message:
         if self._whole:
-            return await self._receive()  # waits for the client to leave
+            return await self._receive()  # there is nothing but the client's leaving
         message = await self._next()
         if max(self._declared_bytes, self._seen_bytes) > self._limit_bytes:
             await self._drop_rest()
@@ -160,18 +164,22 @@ class _BodyReader:
         return message
 
     async def _next(self) -> Message:
-        loop = asyncio.get_running_loop()
-        self._deadline_s = self._deadline_s or loop.time() + self._timeout_s
-        try:
-            async with asyncio.timeout_at(self._deadline_s):
-                message = await self._receive()
-        except TimeoutError:
-            raise BodyTimeout(f"The body did not arrive within {self._timeout_s:g} s.") from None
+        message = await (self._receive() if self._connection.body_is_here else self._wait())
         if message["type"] == "http.disconnect":
             raise ClientGone("The client left before its request was whole.")
         self._seen_bytes += len(message.get("body", b""))
         self._whole = not message.get("more_body", False)
+        if self._whole:
+            self._connection.watch()
         return message
+
+    async def _wait(self) -> Message:
+        self._deadline_s = self._deadline_s or asyncio.get_running_loop().time() + self._timeout_s
+        try:
+            async with asyncio.timeout_at(self._deadline_s):
+                return await self._receive()
+        except TimeoutError:
+            raise BodyTimeout(f"The body did not arrive within {self._timeout_s:g} s.") from None
 
     async def _drop_rest(self) -> None:
         while not self._whole and self._seen_bytes < LINGER_BODIES * self._limit_bytes:

@@ -93,7 +93,7 @@ class Relay(Response):
         self._delivery = Delivery(exchange, record, self._lifeline, around.metrics, stall_s)
         self._queue_silent = Overloaded("No capacity came free in time.", code="queue_timeout", retry_after_s=1)
 
-    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, _: Receive, send: Send) -> None:
         """Serve the request.
 
         Raises:
@@ -108,7 +108,8 @@ class Relay(Response):
         ):
             self._extra_headers = _raw(allowance.headers)
             try:
-                await self._serve(receive, send)
+                async with self._lifeline.among(around.drain.lifelines, scope["state"]["connection"].lifelines):
+                    await self._follow_plan(send)
             except GatewayError as error:
                 await self._fail(error, send)
             except asyncio.CancelledError:  # the server gave up waiting for this request
@@ -126,15 +127,6 @@ class Relay(Response):
                 self._lease.stay.generated(usage.completion_tokens)
         elif not self._delivery.started and (self._lease is None or isinstance(failure, COSTS_NOTHING)):
             allowance.settle(0)
-
-    async def _serve(self, receive: Receive, send: Send) -> None:
-        watch = asyncio.create_task(_wait_for_disconnect(receive, self._lifeline))
-        try:
-            with self._around.drain.guard(self._lifeline):
-                async with self._lifeline:
-                    await self._follow_plan(send)
-        finally:
-            watch.cancel()
 
     async def _follow_plan(self, send: Send) -> None:
         """Serve it from the first pool of the plan that can."""
@@ -240,10 +232,3 @@ class Relay(Response):
 
 def _raw(headers: Mapping[str, str]) -> RawHeaders:
     return [(name.encode(), value.encode()) for name, value in headers.items()]
-
-
-async def _wait_for_disconnect(receive: Receive, lifeline: Lifeline) -> None:
-    """End the lifeline when the client leaves."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    lifeline.end(ClientGone("The client closed the connection."))

@@ -33,6 +33,9 @@ from service.gateway.workers import Supervisor, listeners
 
 LAST_WORDS_S = 10
 """After the drain time: for errors to reach clients and aborts to reach the runtime."""
+ACCEPTED_AT_ONCE = 16
+"""New connections in one turn of the loop. libuv takes one for each handle: with one handle, the last of 64 that came
+together under load waited for 0.9 s."""
 TICKS_PER_LOOK = 5
 """uvicorn ticks ten times a second."""
 
@@ -44,7 +47,7 @@ def serve(settings: Settings) -> None:
 
     Raises:
         InvalidFiles: a file that the settings name cannot be used.
-        CannotListen: the port is not to be had (only with several workers; one says so in its log).
+        CannotListen: the port is not to be had.
         CannotShare: several workers have no place for what they tell one another.
     """
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -54,7 +57,8 @@ def serve(settings: Settings) -> None:
     drain = Drain()
     app = create_app(settings, drain)
     if settings.workers == 1:
-        _Server(settings, app, drain).run()
+        (sockets,) = listeners(settings.host, settings.port, 1)
+        _Server(settings, app, drain).run(sockets)
     else:
         _supervise(settings)  # the app has shown that everything is valid; each worker makes its own
 
@@ -78,14 +82,18 @@ def _work(settings: Settings, board: Board, worker: int, sockets: list[socket.so
         board.leave(worker)
 
 
+def protocol(settings: Settings, app: FastAPI) -> Any:  # noqa: ANN401 - a class, as far as uvicorn is concerned
+    """How the app is to be served: it needs to know of its connections."""
+    return partial(Connection, limits=ConnectionLimits.of(settings), metrics=app.state.metrics)
+
+
 def _config(settings: Settings, app: FastAPI) -> uvicorn.Config:
-    connection = partial(Connection, limits=ConnectionLimits.of(settings), metrics=app.state.metrics)
     return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=cast("Any", connection),
+        http=protocol(settings, app),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -120,7 +128,9 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """From its end on there is something to reload."""
-        await super().startup(sockets)
+        handles = [listener.dup() for listener in sockets or () for _ in range(ACCEPTED_AT_ONCE)]
+        await super().startup(handles)
+        _log.info("listening", extra={"fields": {"address": f"{self.config.host}:{handles[0].getsockname()[1]}"}})
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
 
     async def on_tick(self, counter: int) -> bool:
@@ -159,4 +169,4 @@ class _Server(uvicorn.Server):
     def _stop_listening(self) -> None:
         assert self._loop is not None
         self.should_exit = True
-        self._loop.call_later(self._settings.drain_timeout_s, self._drain.expire)
+        self._loop.call_later(self._settings.drain_timeout_s, self._drain.lifelines.end)

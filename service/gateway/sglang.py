@@ -129,9 +129,22 @@ class Kind(Enum):
     COMMENT = auto()
 
 
-def is_chunk(event: bytes) -> bool:
-    """What nearly every event is: `kind_of` in its shortest form, for those that begin as SGLang's do."""
-    return event.startswith(b'data: {"id"') and b'"choices":[]' not in event and b'"choices": []' not in event
+_CHUNK = b'data: {"id"'
+_NO_CHOICES = (b'"choices":[]', b'"choices": []')
+
+
+def leading_chunks(block: bytes) -> tuple[bytes, int]:
+    """What nearly every block of events begins with, or is: chunks, as SGLang writes them; and how many.
+
+    `kind_of` for all of them at once: where each event's end is followed by the beginning of another, or of nothing.
+    """
+    end = min((at for words in _NO_CHOICES if (at := block.find(words)) >= 0), default=len(block))
+    last = block.rfind(b"\n\n", 0, end)
+    chunks = block[: last + 2] if last >= 0 else b""
+    count = chunks.count(b"\n\n")
+    if not chunks.startswith(_CHUNK) or chunks.count(b"\n\n" + _CHUNK) != count - 1:
+        return b"", 0
+    return chunks, count
 
 
 def kind_of(event: bytes) -> Kind:

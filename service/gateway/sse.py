@@ -4,6 +4,7 @@ Owns the framing. Refuses to own what events mean (sglang.py) and never rewrites
 """
 
 import re
+from itertools import pairwise
 
 from service.gateway.errors import GatewayError, UpstreamProtocolError
 
@@ -11,7 +12,7 @@ _EVENT_END = re.compile(rb"\n\r?\n")
 
 
 class EventSplitter:
-    """Cuts a byte stream into whole events, terminators kept: the pieces joined are the stream.
+    """Cuts a byte stream at the ends of events, terminators kept: the blocks joined are the stream.
 
     However the bytes are chunked, the events are the same. Holds at most one unfinished event of `limit_bytes`.
     """
@@ -22,16 +23,16 @@ class EventSplitter:
         self._held_bytes = 0
         self._tail = b""
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """The events that `data` completes.
+    def feed(self, data: bytes) -> bytes:
+        """A block of the events that `data` completes; empty if it completes none.
 
         Raises:
             UpstreamProtocolError: an event is longer than the limit.
         """
         seam = self._tail + data if self._tail else data  # a terminator may straddle it
-        events: list[bytes] = []
+        block = b""
         if b"\n\n" in seam or b"\n\r\n" in seam:  # only then are the pieces joined: once for an event of many
-            *events, rest = _split(b"".join((*self._pieces, data)))
+            block, rest = _cut(b"".join((*self._pieces, data)))
             self._pieces, self._held_bytes, self._tail = [rest], len(rest), rest[-2:]
         else:
             self._pieces.append(data)
@@ -39,19 +40,23 @@ class EventSplitter:
             self._tail = seam[-2:]
         if self._held_bytes > self._limit_bytes:
             raise UpstreamProtocolError("The runtime sent an event without an end.")
-        return events
+        return block
 
 
-def _split(buffer: bytes) -> list[bytes]:
+def _cut(buffer: bytes) -> tuple[bytes, bytes]:
     """Whole events, and what is left."""
-    if b"\r" not in buffer:  # SGLang writes none: ten times as fast
-        *events, rest = buffer.split(b"\n\n")
-        return [*(event + b"\n\n" for event in events), rest]
-    events, start = [], 0
-    for end in _EVENT_END.finditer(buffer):
-        events.append(buffer[start : end.end()])
-        start = end.end()
-    return [*events, buffer[start:]]
+    if b"\r" not in buffer and b"\n\n\n" not in buffer:  # SGLang writes neither
+        end = buffer.rindex(b"\n\n") + 2
+    else:
+        *_, last = _EVENT_END.finditer(buffer)
+        end = last.end()
+    return buffer[:end], buffer[end:]
+
+
+def events(block: bytes) -> list[bytes]:
+    """Each of a block of whole events, with its end."""
+    ends = [end.end() for end in _EVENT_END.finditer(block)]
+    return [block[start:end] for start, end in pairwise([0, *ends])]
 
 
 def error_event(error: GatewayError) -> bytes:

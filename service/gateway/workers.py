@@ -49,13 +49,14 @@ def listeners(host: str, port: int, workers: int) -> list[list[socket.socket]]:
             for family, address in places:
                 alone = stack.enter_context(_bound(family, address, port, shared=False))
                 port = alone.getsockname()[1]
-        return [[_listener(family, address, port) for family, address in places] for _ in range(workers)]
+        shared = workers > 1
+        return [[_listener(family, address, port, shared=shared) for family, address in places] for _ in range(workers)]
     except OSError as error:
         raise CannotListen(f"{host}:{port}: {error.strerror or error}") from error
 
 
-def _listener(family: int, address: str | int, port: int) -> socket.socket:
-    listener = _bound(family, address, port, shared=True)
+def _listener(family: int, address: str | int, port: int, *, shared: bool) -> socket.socket:
+    listener = _bound(family, address, port, shared=shared)
     listener.listen(BACKLOG)
     return listener
 

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.cli import main
 from service.gateway.app import create_app
+from service.gateway.server import protocol
 from service.gateway.settings import Settings
 from tests.service.gateway.scripted_upstream import MODEL, ScriptedUpstream, served
 
@@ -36,8 +37,12 @@ def gateway_before(upstream_url, **settings):
 @contextmanager
 def gateway_with(**settings):
     """A gateway on a port of its own, ready, as a client."""
-    app = create_app(Settings(**{"probe_interval_s": 0.05} | settings))
-    with served(app, lifespan="on") as url, httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
+    settings = Settings(**{"probe_interval_s": 0.05} | settings)
+    app = create_app(settings)
+    with (
+        served(app, lifespan="on", http=protocol(settings, app)) as url,
+        httpx.Client(base_url=url, timeout=30, trust_env=False) as client,
+    ):
         until(lambda: client.get("/readyz").is_success, "the gateway's readiness")
         yield client
 

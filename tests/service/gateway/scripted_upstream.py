@@ -261,10 +261,10 @@ async def respond(send, status, body):
 
 
 @contextmanager
-def served(app, *, lifespan="off") -> Iterator[str]:
+def served(app, *, lifespan="off", http="auto") -> Iterator[str]:
     """The app on a real port of its own, in a thread; yields its base URL."""
     config = uvicorn.Config(
-        app, port=0, log_config=None, access_log=False, lifespan=lifespan, timeout_graceful_shutdown=1
+        app, port=0, log_config=None, access_log=False, lifespan=lifespan, http=http, timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -85,11 +85,9 @@ def test_a_cancellation_from_outside_stays_one():
 def test_a_request_that_comes_after_the_drain_time_is_ended_too():
     async def run():
         drain = Drain()
-        drain.expire()
-        lifeline = Lifeline()
-        with drain.guard(lifeline):
-            async with lifeline:
-                await wait_for_ever()
+        drain.lifelines.end()
+        async with Lifeline().among(drain.lifelines):
+            await wait_for_ever()
 
     with pytest.raises(ShuttingDown):
         asyncio.run(run())

@@ -3,11 +3,13 @@
 import asyncio
 import json
 import socket
+from types import SimpleNamespace
 
 import openai
 import pytest
 
 from service.gateway.app import create_app
+from service.gateway.lifeline import Lifelines
 from service.gateway.settings import Settings
 from tests.service.gateway import scripted_upstream as wire
 from tests.service.gateway.conftest import asked, counter, events, gateway_before, receive, until
@@ -340,7 +342,7 @@ def test_a_request_the_server_gives_up_on_is_an_error_not_a_success(upstream, ch
             fleet, metrics = state["around"].fleet, state["around"].metrics
             await asyncio.to_thread(until, lambda: fleet.reason is None)
             scope = {"type": "http", "method": "POST", "path": CHAT, "raw_path": CHAT.encode(), "query_string": b""}
-            scope |= {"headers": [(b"content-type", b"application/json")], "state": dict(state)}
+            scope |= {"headers": [(b"content-type", b"application/json")], "state": state | {"connection": connection}}
             coming.put_nowait({"type": "http.request", "body": json.dumps(chat).encode()})
             task = asyncio.create_task(app(scope, receive, None))
             await asyncio.to_thread(until, lambda: upstream.generated)
@@ -350,5 +352,6 @@ def test_a_request_the_server_gives_up_on_is_an_error_not_a_success(upstream, ch
             return metrics.registry.get_sample_value("aerie_requests_total", labels)
 
     coming = asyncio.Queue()
+    connection = SimpleNamespace(body_is_here=True, watch=lambda: None, lifelines=Lifelines(AssertionError))
     upstream.script = Script(before_head=Hold())
     assert asyncio.run(run()) == 1

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from service.gateway import sse
 from service.gateway.errors import InvalidRequest, UpstreamProtocolError
-from service.gateway.sse import EventSplitter, error_event
+from service.gateway.sse import EventSplitter, error_event, events
 
 STREAMS = st.lists(st.sampled_from([b"a", b"\n", b"\r", b"data: {}", b"\n\n", b"\r\n\r\n", b"\xc3"]), max_size=30)
 
 
 def split(chunks):
     splitter = EventSplitter()
-    return [event for chunk in chunks for event in splitter.feed(chunk)]
+    return [event for chunk in chunks for event in events(splitter.feed(chunk))]
 
 
 @given(STREAMS, st.lists(st.integers(0, 90)))
@@ -32,8 +32,8 @@ def test_both_line_endings_end_an_event():
 
 
 def test_a_long_event_is_put_together_once(monkeypatch):
-    joined, really_split = [], sse._split
-    monkeypatch.setattr(sse, "_split", lambda buffer: joined.append(len(buffer)) or really_split(buffer))
+    joined, really_cut = [], sse._cut
+    monkeypatch.setattr(sse, "_cut", lambda buffer: joined.append(len(buffer)) or really_cut(buffer))
     pieces = [b"data: x\n" * 100] * 100
     assert split([*pieces, b"\n", b"data: y\n\n"]) == [b"".join(pieces) + b"\n", b"data: y\n\n"]
     assert joined == [80_001, 9]
@@ -41,7 +41,7 @@ def test_a_long_event_is_put_together_once(monkeypatch):
 
 def test_an_event_without_an_end_is_an_error_not_memory():
     splitter = EventSplitter(limit_bytes=10)
-    assert splitter.feed(b"data: 1234") == []
+    assert splitter.feed(b"data: 1234") == b""
     with pytest.raises(UpstreamProtocolError):
         splitter.feed(b"5")
 
