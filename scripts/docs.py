@@ -17,6 +17,15 @@ from service.gateway.config import GatewayConfig
 from service.gateway.metrics import Metrics
 from service.gateway.settings import PREFIX, Settings
 
+GEN_AI = {
+    "aerie_request_duration_seconds": "gen_ai.server.request.duration",
+    "aerie_time_to_first_token_seconds": "gen_ai.server.time_to_first_token",
+    "aerie_time_per_output_token_seconds": "gen_ai.server.time_per_output_token",
+    "aerie_prompt_tokens_total": "gen_ai.client.token.usage, gen_ai.token.type=input (there a histogram per request)",
+    "aerie_completion_tokens_total": "gen_ai.client.token.usage, gen_ai.token.type=output",
+}
+"""What OpenTelemetry's semantic conventions for generative AI call the same."""
+
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
@@ -34,8 +43,14 @@ def metrics() -> str:
             continue
         kind, labels = collector._type, collector._labelnames
         name = collector._name + ("_total" if kind == "counter" else "")
-        rows.append((f"`{name}`", kind, ", ".join(f"`{label}`" for label in labels) or "-", collector._documentation))
-    return table(("name", "type", "labels", "meaning"), rows)
+        words = collector._documentation + (f" OpenTelemetry: `{GEN_AI[name]}`." if name in GEN_AI else "")
+        rows.append((f"`{name}`", kind, unit(name), ", ".join(f"`{label}`" for label in labels) or "-", words))
+    return table(("name", "type", "unit", "labels", "meaning"), rows)
+
+
+def unit(name: str) -> str:
+    """As its name says it; counts have none."""
+    return next((word for word in ("seconds", "tokens") if f"_{word}" in name.removeprefix("aerie_time_per")), "1")
 
 
 def settings() -> str:

@@ -88,7 +88,7 @@ class LosslessnessConfig(Section):
 
     share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Of the greedy requests that can be compared, the share that is looked at; 0: none."""
-    epsilon: Annotated[float, Field(ge=0)] = 0.1
+    epsilon: Annotated[float, Field(ge=0)] = 0.25
     """Two tokens whose logprobs differ by no more are alike to the baseline: numerics decide between them."""
     per_minute: Annotated[float, Field(gt=0)] = 6.0
     """Checks are no more than this."""
@@ -110,7 +110,7 @@ class CaptureConfig(Section):
     answers: bool = False
     """Keep the answers too."""
     redact: Redactor | None = None
-    """`package.module:function`, from text to text, applied to every text before it is written; an error drops all."""
+    """`package.module:function`, from text to text, applied to each text before it is written; an error: no prompt."""
 
     @model_validator(mode="after")
     def _has_a_place(self) -> Self:

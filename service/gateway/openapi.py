@@ -15,6 +15,7 @@ from service.gateway import answers, errors, examples
 from service.gateway.include import INCLUDE_HEADER, SPECULATION
 from service.gateway.policy import MODE_HEADER, POOL_HEADER, Mode
 from service.gateway.protocol import ChatCompletionRequest, CompletionRequest
+from service.gateway.record import TASK_HEADER
 from service.gateway.responses_protocol import ResponsesRequest
 from service.gateway.tokens_protocol import DetokenizeRequest, TokenizeRequest
 
@@ -113,6 +114,13 @@ _PARAMETERS = [
         "description": "What else `usage` holds; a stream that is asked for it ends with its usage.",
         "schema": {"type": "string", "enum": [SPECULATION]},
         "example": SPECULATION,
+    },
+    {
+        "name": TASK_HEADER,
+        "in": "header",
+        "description": "What kind of work it is, of those that the operator has named: acceptance is counted for each.",
+        "schema": {"type": "string"},
+        "example": "code",
     },
 ]
 

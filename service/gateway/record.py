@@ -13,6 +13,9 @@ from service.gateway.errors import GatewayError
 from service.speculation import acceptance_length
 
 
+TASK_HEADER = "x-aerie-task"
+
+
 class Outcome(StrEnum):
     """How a request ended."""
 

@@ -26,7 +26,7 @@ from service.gateway.keys import Key
 from service.gateway.limits import estimate_tokens
 from service.gateway.policy import MODE_HEADER, Mode, RequestFacts, estimate_prompt_tokens, parse_mode
 from service.gateway.protocol import ChatCompletionRequest, CompletionRequest, Generation
-from service.gateway.record import RequestRecord
+from service.gateway.record import TASK_HEADER, RequestRecord
 from service.gateway.relay import Relay, Surroundings
 from service.gateway.responses import chat_document, renamed
 from service.gateway.responses_protocol import ResponsesRequest
@@ -35,10 +35,8 @@ from service.gateway.runtime_checks import check_capabilities, check_token_limit
 
 router = APIRouter(prefix="/v1")
 
-_MODE_HEADER, _INCLUDE_HEADER = MODE_HEADER.encode(), INCLUDE_HEADER.encode()
+_MODE_HEADER, _INCLUDE_HEADER, _TASK_HEADER = MODE_HEADER.encode(), INCLUDE_HEADER.encode(), TASK_HEADER.encode()
 
-TASK_HEADER = b"x-aerie-task"
-"""What kind of work it is; one that the operator has not named is `other`."""
 PRIORITIES = {"low": 0, "normal": 1, "high": 2}
 MAX_CHOICES = 128
 """Of one request, over all its prompts: `n`'s own bound."""
@@ -119,7 +117,7 @@ class _Sender:
 
     @property
     def task(self) -> str:
-        return header(self.request.scope, TASK_HEADER) or ""
+        return header(self.request.scope, _TASK_HEADER) or ""
 
     @property
     def wants_speculation(self) -> bool:

@@ -14,7 +14,7 @@ import yaml
 from service.gateway import pool as pool_module
 from service.gateway.breaker import Breaker, BreakerPolicy
 from tests.service.gateway import scripted_upstream as wire
-from tests.service.gateway.conftest import aerie, counter, events, gateway_with, key, samples, until
+from tests.service.gateway.conftest import aerie, counter, events, gateway_with, key, samples, summed, until
 from tests.service.gateway.scripted_upstream import MODEL, Cut, Hold, Release, Script, ScriptedUpstream, served
 from tests.service.gateway.test_drain import process, refused
 
@@ -709,3 +709,13 @@ def test_a_file_that_is_not_there_and_a_second_word_on_runtimes_are_one_line_eac
     first, second = capsys.readouterr().err.splitlines()
     assert first == f"aerie: {tmp_path / 'nothing.yaml'}: No such file or directory"
     assert "config and upstream both say where the runtimes are" in second
+
+
+def test_acceptance_is_counted_by_the_tasks_that_the_operator_names_and_no_other(start, runtimes, chat):
+    client = start(eagle(runtimes[0]), tasks=["code"])
+    for headers in ({"x-aerie-task": "code"}, {"x-aerie-task": "code"}, {"x-aerie-task": "made-up"}, {}):
+        client.post(CHAT, json=chat, headers=headers)
+    found = samples(client)
+    tasks = {dict(labels)["task"] for name, labels in found if name == "aerie_spec_verify_passes_total"}
+    passes = {task: summed(found, "aerie_spec_verify_passes_total", {"task": task}) for task in tasks}
+    assert passes == {"code": 12, "other": 12}
