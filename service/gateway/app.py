@@ -16,7 +16,7 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from service.gateway import cors, docs, health, openapi, routes, tokenizing, tracing
+from service.gateway import cors, docs, health, openapi, routes, status_page, tokenizing, tracing
 from service.gateway.board import Shared
 from service.gateway.config import ConfigFile
 from service.gateway.dependencies import State
@@ -81,6 +81,8 @@ def create_app(settings: Settings, drain: Drain | None = None, shared: Shared | 
         tracing.check_installed()
         app.add_middleware(_spans().Traced)
     app.add_middleware(Observe, metrics=metrics)  # added last, so it is the outermost
+    if settings.status_page:
+        status_page.add_to(app, around)  # around that: it looks at the records of requests that have ended
     openapi.describe(app)
     return app
 

@@ -43,6 +43,7 @@ class Delivery:
     ) -> None:
         self.started = False
         self.complete = False
+        self._closed = False
         self.rids = set(exchange.rids)
         self._chunks = 0
         self._is_plain = exchange.translation is None and not exchange.own_ids  # chunks pass as they are
@@ -75,7 +76,7 @@ class Delivery:
 
     async def close(self, send: Send) -> None:
         """End what is complete already."""
-        if self._exchange.stream:
+        if self._exchange.stream and not self._closed:
             await self._last_words(b"", send)
 
     async def _last_words(self, words: bytes, send: Send) -> None:
@@ -106,14 +107,11 @@ class Delivery:
 
     async def _copy_stream(self, answer: sglang.Answer, send: Send) -> None:
         splitter = EventSplitter()
-        async for data in answer.chunks():
-            if self.complete:
-                continue  # reads the end of the body, so that the connection can be used again
-            await self._pass_on(splitter.feed(data), send)
+        async for data in answer.chunks():  # to the body's end, so that the connection can be used again
+            if not self.complete:
+                await self._pass_on(splitter.feed(data), send)
         if not self.complete:
             raise UpstreamProtocolError("The runtime's stream ended before it was complete.")
-        self._lifeline.allow(self._stall_s, self._client_slow)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _pass_on(self, block: bytes, send: Send) -> None:
         """Send what the client should see; what came before a bad event is sent before it raises."""
@@ -131,7 +129,8 @@ class Delivery:
                 break
         if self._chunks > chunks:
             self._time_arrival(self._chunks - chunks)
-        if data := b"".join(seen):
+        data = b"".join(seen)
+        if data or self.complete:
             await self._send_chunk(data, send)
         if failure is not None:
             raise failure
@@ -140,7 +139,8 @@ class Delivery:
         self._lifeline.allow(self._stall_s, self._client_slow)
         if not self.started:
             await self._start(send, _STREAM_HEADERS)
-        await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": data, "more_body": not self.complete})
+        self._closed = self.complete
         self._lifeline.allow(LAST_WORDS_S if self.complete else self._stall_s, self._runtime_silent)
 
     async def _start(self, send: Send, headers: RawHeaders) -> None:
