@@ -1,13 +1,19 @@
 """Clients that send slowly, too much, nothing, or do not read: a real process, raw sockets."""
 
+import asyncio
 import json
 import socket
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import psutil
 import pytest
+import uvloop
 
+from service.gateway.app import create_app
+from service.gateway.drain import Drain
+from service.gateway.server import _Server
+from service.gateway.settings import Settings
 from tests.service.gateway import scripted_upstream as wire
 from tests.service.gateway.conftest import counter, until
 from tests.service.gateway.scripted_upstream import Release, Script
@@ -293,3 +299,24 @@ def test_an_ordinary_client_notices_nothing_of_all_this(gateway, chat, cut):
         for _ in range(20):
             assert client.post(CHAT, json=chat).is_success
     assert not any(cut(reason) for reason in ("header_timeout", "header_limit", "body_timeout", "not_reading"))
+
+
+def test_connections_that_come_together_do_not_wait_a_turn_of_the_loop_each(session_upstream):
+    """While many streams run a turn takes tens of milliseconds: with one connection in each the last would starve."""
+
+    async def run():
+        server.config.load()
+        server.lifespan = server.config.lifespan_class(server.config)
+        await server.startup([listener])
+        for _ in range(16):
+            clients.enter_context(socket.create_connection(listener.getsockname()))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        together = len(server.server_state.connections)
+        await server.shutdown([listener])
+        return together
+
+    drain, settings = Drain(), Settings(upstream=session_upstream.url)
+    server = _Server(settings, create_app(settings, drain), drain)
+    with ExitStack() as clients, socket.create_server(("127.0.0.1", 0)) as listener:
+        assert uvloop.run(run()) == 16
