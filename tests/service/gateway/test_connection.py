@@ -313,6 +313,7 @@ def test_connections_that_come_together_do_not_wait_a_turn_of_the_loop_each(sess
         for _ in range(3):
             await asyncio.sleep(0)
         together = len(server.server_state.connections)
+        clients.close()
         await server.shutdown([listener])
         return together
 
