@@ -18,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service.gateway import cors, docs, health, openapi, routes, status_page, tokenizing, tracing
 from service.gateway.board import Shared
-from service.gateway.config import ConfigFile
+from service.gateway.config import ConfigFile, GatewayConfig
 from service.gateway.dependencies import State
 from service.gateway.drain import Drain
 from service.gateway.errors import GatewayError, InternalError, InvalidRequest, MethodNotAllowed, NotFound
@@ -30,6 +30,7 @@ from service.gateway.relay import Surroundings
 from service.gateway.settings import Settings
 from service.gateway.shortcut import Shortcut, error_response
 from service.gateway.tasks import running
+from service.gateway.watchers import Watchers
 
 # FastAPI's own: it would log messages of errors, which may hold prompts, and looks for providers at every request
 _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
@@ -54,8 +55,9 @@ def create_app(settings: Settings, drain: Drain | None = None, shared: Shared | 
     if shared is not None:
         shared.join(metrics, guard.limiter)
     fleet = Fleet(file.value, settings, metrics)
-    file.follow(fleet.adopt)
-    around = Surroundings(settings, fleet, guard, drain or Drain(), metrics)
+    watchers = Watchers(fleet, metrics)
+    file.follow(partial(_adopt, fleet, watchers))
+    around = Surroundings(settings, fleet, guard, drain or Drain(), metrics, watchers)
     app = FastAPI(
         title="Aerie gateway",
         summary="OpenAI's API over SGLang with EAGLE-3 speculative decoding",
@@ -92,6 +94,12 @@ def _spans() -> ModuleType:
     return import_module("service.gateway.spans")
 
 
+def _adopt(fleet: Fleet, watchers: Watchers, config: GatewayConfig) -> None:
+    """The fleet may refuse it, the watchers never do."""
+    fleet.adopt(config)
+    watchers.adopt(config)
+
+
 def _reload(guard: Guard, file: ConfigFile) -> None:
     guard.reload()
     file.reload()
@@ -102,6 +110,7 @@ def _lifespan(around: Surroundings, file: ConfigFile, shared: Shared | None) -> 
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         async with AsyncExitStack() as lives:
             await lives.enter_async_context(around.fleet)
+            await lives.enter_async_context(around.watchers)
             await lives.enter_async_context(running(around.guard.watch()))
             await lives.enter_async_context(running(file.watch()))
             if shared is not None:

@@ -46,6 +46,8 @@ class Delivery:
         self._closed = False
         self.rids = set(exchange.rids)
         self._chunks = 0
+        self._kept: bytearray | None = None
+        self._keep_bytes = 0
         self._is_plain = exchange.translation is None and not exchange.own_ids  # chunks pass as they are
         self._exchange = exchange
         self._record = record
@@ -54,6 +56,22 @@ class Delivery:
         self._stall_s = stall_timeout_s
         self._runtime_silent = UpstreamTimeout(f"The runtime sent nothing for {stall_timeout_s:g} s.")
         self._client_slow = ClientGone(f"The client read nothing for {stall_timeout_s:g} s.")
+
+    def keep(self, limit_bytes: int) -> None:
+        """Remember what the client is sent, unless that is more than this."""
+        self._kept, self._keep_bytes = bytearray(), limit_bytes
+
+    @property
+    def kept(self) -> bytes | None:
+        """What the client was sent, if it was to be kept."""
+        return None if self._kept is None else bytes(self._kept)
+
+    def _remember(self, data: bytes) -> None:
+        if self._kept is None:
+            return
+        self._kept += data
+        if len(self._kept) > self._keep_bytes:
+            self._kept = None
 
     async def copy(self, answer: sglang.Answer, send: Send, on_start: Callable[[], RawHeaders], stay: Stay) -> None:
         """All of the answer; `on_start` is called when it begins, and says which headers to add.
@@ -91,6 +109,7 @@ class Delivery:
         length = str(len(body)).encode()
         await self._start(send, [(b"content-type", b"application/json"), (b"content-length", length)])
         self.complete = True
+        self._remember(body)
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     def _for_client(self, document: dict[str, Any]) -> dict[str, Any]:
@@ -139,6 +158,7 @@ class Delivery:
         self._lifeline.allow(self._stall_s, self._client_slow)
         if not self.started:
             await self._start(send, _STREAM_HEADERS)
+        self._remember(data)
         await send({"type": "http.response.body", "body": data, "more_body": not self.complete})
         self._closed = self.complete
         self._lifeline.allow(LAST_WORDS_S if self.complete else self._stall_s, self._runtime_silent)

@@ -299,7 +299,7 @@ class Metrics:
         )
         self.captured_prompts = self._counter(
             "aerie_capture_prompts_total",
-            "Prompts sampled for training: written, dropped for lack of room, failed.",
+            "Prompts sampled for training: written; dropped for lack of room, or as of no use in training; failed.",
             ("result",),
         )
         self.build_info = self._gauge(

@@ -43,6 +43,7 @@ from service.gateway.policy import POOL_HEADER
 from service.gateway.pool import Pool
 from service.gateway.record import RequestRecord
 from service.gateway.settings import Settings
+from service.gateway.watchers import ANSWER_BYTES, Watchers
 
 ATTEMPTS = 3
 """Replicas of a pool that a request is sent to at most."""
@@ -65,6 +66,7 @@ class Surroundings:
     guard: Guard
     drain: Drain
     metrics: Metrics
+    watchers: Watchers
 
 
 @contextmanager
@@ -91,6 +93,8 @@ class Relay(Response):
         self._extra_headers: RawHeaders = []
         stall_s = around.settings.stall_timeout_s
         self._delivery = Delivery(exchange, record, self._lifeline, around.metrics, stall_s)
+        if around.watchers.wants(exchange):
+            self._delivery.keep(ANSWER_BYTES)
         self._queue_silent = Overloaded("No capacity came free in time.", code="queue_timeout", retry_after_s=1)
 
     async def __call__(self, scope: Scope, _: Receive, send: Send) -> None:
@@ -117,6 +121,8 @@ class Relay(Response):
                 raise
             finally:
                 self._settle(allowance)
+        if self._record.failure is None:
+            around.watchers.finished(exchange, self._record, self._delivery.kept)
 
     def _settle(self, allowance: Allowance) -> None:
         """Charge what was used; nothing where the runtime did no work. What is not known stays at its estimate."""
