@@ -7,7 +7,7 @@ ARGS ?=
 export AERIE_CACHE_DIR ?= $(CURDIR)/.cache/aerie
 BIN := .venv/bin
 
-.PHONY: help setup setup-dev serve test speedup lint types imports docs docs-check check format lock clean
+.PHONY: help setup setup-dev serve test speedup live-speedup lint types imports docs docs-check check format lock clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ test: setup-dev ## every test, fast ones first (ARGS='-k name')
 
 speedup: setup-dev ## EAGLE-3 against plain decoding on this machine (ARGS='--num-draft-tokens 16')
 	@$(BIN)/python -m scripts.speedup $(ARGS)
+
+live-speedup: setup-dev ## the gateway's live speedup against a paired measurement on this machine
+	@$(BIN)/python -m scripts.live_speedup $(ARGS)
 
 lint: setup-dev ## ruff: rules and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

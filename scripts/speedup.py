@@ -14,6 +14,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from service.speculation import acceptance_length
@@ -66,7 +67,7 @@ def provenance() -> dict[str, str]:
         (line.partition(":")[2].strip() for line in cpu.stdout.splitlines() if line.startswith("Model name")), "?"
     )
     return {
-        "command": " ".join(["python -m scripts.speedup", *sys.argv[1:]]),
+        "command": " ".join([f"python -m scripts.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
         "commit": commit.stdout.strip(),
         "sglang": version("sglang"),
         "torch": version("torch"),

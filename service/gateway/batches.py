@@ -39,7 +39,7 @@ class _Sums(NamedTuple):
     baseline_tokens: list[float]
 
     def copy(self) -> "_Sums":
-        return _Sums(*(list(values) for values in self))
+        return _Sums(self.wall_s[:], self.share_s[:], self.baseline_tokens[:])
 
 
 class BatchMeter:

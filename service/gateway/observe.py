@@ -51,14 +51,14 @@ class Recorder:
         if outcome == "ok":
             self._duration(route).observe(record.duration_s)
         if record.pool is not None:
+            self._of_pool(record.pool, outcome).inc()
             self._observe_generation(record, record.pool)
 
     def _observe_generation(self, record: RequestRecord, pool: str) -> None:
-        self._of_pool(pool, record.outcome).inc()
-        if record.time_to_first_token_s is not None:
-            self._first_token(record.route, pool).observe(record.time_to_first_token_s)
-        if record.time_per_output_token_s is not None:
-            self._per_token(record.route, pool).observe(record.time_per_output_token_s)
+        if (first_s := record.time_to_first_token_s) is not None:
+            self._first_token(record.route, pool).observe(first_s)
+        if (token_s := record.time_per_output_token_s) is not None:
+            self._per_token(record.route, pool).observe(token_s)
         if record.usage is not None:
             self._prompt_tokens(pool).inc(record.usage.prompt_tokens)
             self._completion_tokens(pool).inc(record.usage.completion_tokens)
@@ -75,8 +75,8 @@ class Recorder:
         pool = of_class[0]
         for position, accepting in enumerate(speculation.accepted_at(), start=1):
             self._accepted(pool, str(position) if position <= POSITIONS else f"{POSITIONS + 1}+").inc(accepting)
-        if speculation.acceptance_length is not None:
-            self._acceptance(pool).observe(speculation.acceptance_length)
+        if (tau := speculation.acceptance_length) is not None:
+            self._acceptance(pool).observe(tau)
 
     def _counters(self, of_class: tuple[str, ...]) -> tuple[Counter, ...]:
         if len(self._of_class) >= CLASSES:

@@ -12,7 +12,6 @@ from typing import Protocol
 from service.gateway.errors import GatewayError
 from service.speculation import acceptance_length
 
-
 TASK_HEADER = "x-aerie-task"
 
 

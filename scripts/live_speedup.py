@@ -1,0 +1,120 @@
+"""Does the gateway's live speedup say what a paired measurement says? Both at once, on this machine.
+
+`make live-speedup`: calibrates the two runtimes (`aerie-bench calibrate`), puts a gateway with that calibration before
+the one that speculates, and lets both answer the same prompts in turns under a steady load at each batch size. Offline:
+the median ratio of the client's throughputs, round by round. Live: the gateway's counters over the same rounds, against
+the calibration that was measured before them.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from loadtest import closed_loop, prompts, window
+from loadtest.client import Client, Sampling
+from scripts.speedup import provenance
+from tests.e2e.servers import ROOT, Server, aerie, free_port
+
+MODEL = "smollm2-135m-instruct"
+PASSES = 3
+
+
+def calibrate(plain: Server, speculative: Server, batch_sizes: list[int], file: Path) -> None:
+    """As an operator does."""
+    command = [sys.executable, "-m", "loadtest.cli", "calibrate", "--baseline", plain.runtime_url]
+    command += ["--speculative", speculative.runtime_url, "--batch-sizes", ",".join(map(str, batch_sizes))]
+    subprocess.run([*command, "--allow-noise", "--output", str(file)], cwd=ROOT, check=True)
+
+
+@contextmanager
+def gateway(runtime: Server, calibration: Path) -> Iterator[str]:
+    """Before the runtime, ready; its URL."""
+    port = free_port()
+    command = [sys.executable, "-m", "service.cli", "gateway", "--upstream", runtime.runtime_url, "--port", str(port)]
+    environment = os.environ | {"AERIE_CALIBRATION": str(calibration), "AERIE_LOG_LEVEL": "warning"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
+        url = f"http://127.0.0.1:{port}"
+        try:
+            runtime.wait(f"{url}/readyz")
+            yield url
+        finally:
+            process.terminate()
+
+
+def counted(url: str, batch_size: int) -> dict[str, float]:
+    """The gateway's counters of one batch size."""
+    text = httpx.get(f"{url}/metrics", trust_env=False).text
+    return {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith("aerie_batch_") and sample.labels.get("batch_size") == str(batch_size)
+    }
+
+
+async def throughput(url: str, runtime: Server, batch_size: int) -> float:
+    """Tokens per second of a steady load, as a client sees it; the runtime has forgotten every prompt."""
+    runtime.client.post(f"{runtime.runtime_url}/flush_cache")
+    async with Client(url, api_key=None, timeout_s=120) as client:
+        sampling, bounds = Sampling(MODEL, 64, token_counts=True), closed_loop.Bounds(batch_size, PASSES)
+        run = await closed_loop.run(
+            lambda prompt: client.chat(prompt.messages, sampling), prompts.load(None).prompts, bounds
+        )
+        return window.figures(run).tokens_per_s
+
+
+def compare(url: str, plain: Server, speculative: Server, batch_size: int, rounds: int) -> dict[str, float]:
+    """Interleaved rounds at one batch size."""
+    ratios, before = [], counted(url, batch_size)
+    for _ in range(rounds):
+        baseline = asyncio.run(throughput(plain.runtime_url, plain, batch_size))
+        ratios.append(asyncio.run(throughput(url, speculative, batch_size)) / baseline)
+    grew = {name: value - before.get(name, 0) for name, value in counted(url, batch_size).items()}
+    live = grew["aerie_batch_completion_tokens_total"] / grew["aerie_batch_baseline_tokens_total"]
+    offline = statistics.median(ratios)
+    figures = {
+        "offline": offline,
+        "low": min(ratios),
+        "high": max(ratios),
+        "live": live,
+        "live/offline": live / offline,
+    }
+    return {"batch_size": batch_size, **{name: round(value, 3) for name, value in figures.items()}}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="The gateway's live speedup against a paired measurement.")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4, 8])
+    parser.add_argument("--rounds", type=int, default=3)
+    options, runtime_arguments = parser.parse_known_args()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        aerie("runtime", "--no-speculation") as plain,
+        aerie("runtime", *runtime_arguments) as speculative,
+    ):
+        file = Path(folder) / "curve.json"
+        calibrate(plain, speculative, options.batch_sizes, file)
+        with gateway(speculative, file) as url:
+            rows = [compare(url, plain, speculative, size, options.rounds) for size in options.batch_sizes]
+        curve = json.loads(file.read_text())
+    print("| batch size | paired speedup (range) | live speedup | live / paired |\n|---|---|---|---|")
+    for row in rows:
+        paired = f"{row['offline']} ({row['low']} to {row['high']})"
+        print(f"| {row['batch_size']} | {paired} | {row['live']} | {row['live/offline']} |")
+    print(json.dumps({"rows": rows, "calibration": curve["speculative"], **provenance()}))
+
+
+if __name__ == "__main__":
+    main()
