@@ -82,7 +82,7 @@ def create_app(settings: Settings, drain: Drain | None = None, shared: Shared | 
     if settings.tracing:
         tracing.check_installed()
         app.add_middleware(_spans().Traced)
-    app.add_middleware(Observe, metrics=metrics)  # added last, so it is the outermost
+    app.add_middleware(Observe, metrics=metrics)  # so that it is outside of these
     if settings.status_page:
         status_page.add_to(app, around)  # around that: it looks at the records of requests that have ended
     openapi.describe(app)

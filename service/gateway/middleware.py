@@ -26,7 +26,7 @@ LINGER_BODIES = 16
 """A body over the limit is read and dropped up to this many limits, so that its sender gets to read the 413."""
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-QUIET_ROUTES = frozenset({"/healthz", "/readyz", "/metrics"})
+QUIET_ROUTES = frozenset({"/healthz", "/readyz", "/metrics", "/", "/status/fragment", "/status/{name}"})
 """Operators': asked for all the time."""
 
 _log = logging.getLogger("aerie.gateway")

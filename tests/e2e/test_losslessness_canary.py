@@ -41,9 +41,9 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="module")
-def runtimes() -> Iterator[tuple[Server, Server]]:
-    with aerie("runtime") as eagle, aerie("runtime", "--no-speculation") as plain:
-        yield eagle, plain
+def runtimes(server: Server) -> Iterator[tuple[Server, Server]]:
+    with aerie("runtime", "--no-speculation") as plain:
+        yield server, plain
 
 
 @asynccontextmanager
