@@ -8,12 +8,14 @@ What cannot reach the application is answered here, in its words: 408 where a re
 more is said, and what still comes is dropped for a moment, so that the client gets to read the answer.
 """
 
+import asyncio
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service.gateway.corked import CorkedTransport
 from service.gateway.errors import ClientGone, GatewayError, HeadersTooLarge, HeadTimeout, InvalidRequest
 from service.gateway.lifeline import Lifelines
 from service.gateway.metrics import Metrics
@@ -79,6 +81,10 @@ class Connection(HttpToolsProtocol):
         self.lifelines = Lifelines(lambda: ClientGone("The client closed the connection."))
         self._seen: tuple[Stage, int, int] | None = None
         self._seen_s = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Once, first."""
+        super().connection_made(cast("asyncio.Transport", CorkedTransport(cast("asyncio.Transport", transport))))
 
     # What the parser finds
 
