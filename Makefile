@@ -24,6 +24,7 @@ serve: setup ## SGLang with EAGLE-3 and the gateway on this machine (PORT=, RUNT
 	@exec $(BIN)/aerie up --port $(PORT) --runtime-port $(RUNTIME_PORT) $(ARGS)
 
 test: setup-dev ## every test, fast ones first (ARGS='-k name')
+	-@$(BIN)/python -m scripts.tools >/dev/null
 	@$(BIN)/python -m pytest $(ARGS)
 
 speedup: setup-dev ## EAGLE-3 against plain decoding on this machine (ARGS='--num-draft-tokens 16')
@@ -42,10 +43,10 @@ imports: setup-dev ## what may import what
 	@$(BIN)/lint-imports
 
 docs: setup-dev ## rewrite the tables in docs/ from the code
-	@$(BIN)/python -m scripts.docs
+	@$(BIN)/python -m scripts.docs && $(BIN)/python -m scripts.dashboards
 
 docs-check: setup-dev
-	@$(BIN)/python -m scripts.docs --check
+	@$(BIN)/python -m scripts.docs --check && $(BIN)/python -m scripts.dashboards --check
 
 check: lint types imports docs-check ## all of the above but the tests
 

@@ -23,6 +23,13 @@ def replica_label(url: str) -> str:
     return url.partition("://")[2]
 
 
+_RESULTS = {
+    "losslessness_checks": ("same", "within_epsilon", "mismatch", "failed"),
+    "captured_prompts": ("written", "dropped", "failed"),
+    "aborts": ("accepted", "failed"),
+}
+"""There from the start: a series that begins at its first count hides that one from rate()."""
+
 Together = Literal["livesum", "livemin", "livemax"]
 """How several workers' gauges become one, in prometheus_client's words."""
 
@@ -57,6 +64,9 @@ class Metrics:
         self.queued = cache(self.queue_time.labels)
         self.between_chunks = cache(self.inter_chunk.labels)
         self.build_info.labels(version("aerie")).set(1)
+        for family, results in _RESULTS.items():
+            for result in results:
+                getattr(self, family).labels(result)
 
     def _counter(self, name: str, what: str, labels: Sequence[str] = ()) -> Counter:
         return Counter(name, what, labels, registry=self.registry)
