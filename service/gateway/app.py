@@ -3,18 +3,20 @@
 Owns the factory, the lifespan and how errors become answers. Refuses to own a process (server.py).
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from http import HTTPStatus
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from service.gateway import cors, docs, health, openapi, routes, status_page, tokenizing, tracing
 from service.gateway.board import Shared
@@ -29,6 +31,7 @@ from service.gateway.middleware import BoundedBody, Observe
 from service.gateway.relay import Surroundings
 from service.gateway.settings import Settings
 from service.gateway.shortcut import Shortcut, error_response
+from service.gateway.status_errors import RecentErrors
 from service.gateway.tasks import running
 from service.gateway.watchers import Watchers
 
@@ -38,6 +41,7 @@ _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": Fa
 SUCCESSOR_PATIENCE_S = 2.0
 """A worker knows its runtimes before it takes connections: those that wait for a dead one's successor get no 503."""
 
+_Layer = Callable[[ASGIApp], ASGIApp]
 _Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[State]]
 
 
@@ -58,7 +62,9 @@ def create_app(settings: Settings, drain: Drain | None = None, shared: Shared | 
     watchers = Watchers(fleet, metrics)
     file.follow(partial(_adopt, fleet, watchers))
     around = Surroundings(settings, fleet, guard, drain or Drain(), metrics, watchers)
-    app = FastAPI(
+    errors = RecentErrors()
+    app = _App(
+        _layers(settings, metrics, errors),
         title="Aerie gateway",
         summary="OpenAI's API over SGLang with EAGLE-3 speculative decoding",
         lifespan=_lifespan(around, file, shared),
@@ -74,19 +80,40 @@ def create_app(settings: Settings, drain: Drain | None = None, shared: Shared | 
     app.include_router(health.router)
     if settings.docs:
         docs.add_to(app)
-    _add_error_handlers(app)
-    app.add_middleware(Shortcut, endpoints=routes.GENERATING)  # added first, so it is the innermost
-    app.add_middleware(BoundedBody, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
-    if settings.cors_origins:
-        app.add_middleware(CORSMiddleware, **cors.options(settings.cors_origins))
-    if settings.tracing:
-        tracing.check_installed()
-        app.add_middleware(_spans().Traced)
-    app.add_middleware(Observe, metrics=metrics)  # so that it is outside of these
     if settings.status_page:
-        status_page.add_to(app, around)  # around that: it looks at the records of requests that have ended
+        status_page.add_to(app, around, errors)
+    _add_error_handlers(app)
     openapi.describe(app)
     return app
+
+
+class _App(FastAPI):
+    """FastAPI inside our own layers: most requests end in the innermost of these, and never see FastAPI's."""
+
+    def __init__(self, layers: Sequence[_Layer], **settings: Any) -> None:  # noqa: ANN401 - FastAPI's
+        super().__init__(**settings)
+        self._layers = layers
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Starlette calls this once."""
+        app = super().build_middleware_stack()
+        for layer in self._layers:
+            app = layer(app)
+        return app
+
+
+def _layers(settings: Settings, metrics: Metrics, errors: RecentErrors) -> list[_Layer]:
+    """The innermost first."""
+    layers: list[_Layer] = [
+        partial(Shortcut, endpoints=routes.GENERATING),
+        partial(BoundedBody, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s),
+    ]
+    if settings.cors_origins:
+        layers.append(partial(CORSMiddleware, **cors.options(settings.cors_origins)))
+    if settings.tracing:
+        tracing.check_installed()
+        layers.append(_spans().Traced)
+    return [*layers, partial(Observe, metrics=metrics, errors=errors)]
 
 
 def _spans() -> ModuleType:
@@ -138,6 +165,10 @@ def _add_error_handlers(app: FastAPI) -> None:
         first = error.errors()[0]
         param = ".".join(map(str, first["loc"][1:])) or None
         return _answer(request, InvalidRequest(first["msg"], param=param, code="invalid_value"))
+
+    @app.exception_handler(Exception)
+    async def of_a_bug(request: Request, _: Exception) -> Response:
+        return _answer(request, InternalError("The gateway failed on this request."))  # the middleware logs it
 
 
 def _answer(request: Request, error: GatewayError) -> Response:

@@ -18,6 +18,7 @@ from service.gateway.headers import header
 from service.gateway.metrics import Metrics
 from service.gateway.observe import Recorder
 from service.gateway.record import Outcome, RequestRecord
+from service.gateway.status_errors import RecentErrors
 from service.gateway.tracing import passed_on
 
 REQUEST_ID = "x-request-id"
@@ -35,8 +36,9 @@ _log = logging.getLogger("aerie.gateway")
 class Observe:
     """Outermost: gives a request its id and record, turns a bug into a 500, logs and counts the end."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, errors: RecentErrors) -> None:
         self._app = app
+        self._errors = errors
         self._recorder = Recorder(metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,6 +73,7 @@ class Observe:
         record.status = record.status or 499
         record.route = getattr(scope.get("route"), "path", record.route)
         self._recorder.observe(record)
+        self._errors.note(record)
         log.access(_level(record), _fields(record))
 
 

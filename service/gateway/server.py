@@ -67,7 +67,7 @@ def _supervise(settings: Settings) -> None:
     board = Board.new()
     try:
         sockets = listeners(settings.host, settings.port, settings.workers)
-        Supervisor(partial(_work, settings, board), sockets, board.bury).run()
+        Supervisor(partial(_work, settings, board), sockets, board.bury, board.remove).run()
     finally:
         board.remove()
 

@@ -9,8 +9,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from starlette.types import ASGIApp, Receive, Scope, Send
-
 from service.gateway.errors import Overloaded
 from service.gateway.record import Outcome, RequestRecord
 
@@ -47,19 +45,3 @@ class RecentErrors:
         if failure is not None and (record.outcome is Outcome.ERROR or isinstance(failure, Overloaded)):
             kept = RecentError(self._clock(), record.route, failure.status, failure.code, record.request_id)
             self._kept.append(kept)
-
-
-class NoteErrors:
-    """Around the middleware that makes records: looks at each when its request has ended."""
-
-    def __init__(self, app: ASGIApp, errors: RecentErrors) -> None:
-        self._app = app
-        self._errors = errors
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; other scopes pass."""
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            if scope["type"] == "http":
-                self._errors.note(scope["state"]["record"])

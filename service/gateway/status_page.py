@@ -19,7 +19,7 @@ from service.gateway.errors import GatewayError, NotFound
 from service.gateway.fleet import Station
 from service.gateway.markup import Html, html, joined
 from service.gateway.relay import Surroundings
-from service.gateway.status_errors import NoteErrors, RecentErrors
+from service.gateway.status_errors import RecentErrors
 from service.gateway.status_history import History, Totals
 from service.gateway.status_pools import PoolFacts
 from service.gateway.status_view import Facts, sections
@@ -100,16 +100,14 @@ class StatusPage:
             return []
 
 
-def add_to(app: FastAPI, around: Surroundings) -> None:
-    """The page, its parts and what it loads. To be added after the middleware whose records it looks at."""
-    errors = RecentErrors()
+def add_to(app: FastAPI, around: Surroundings, errors: RecentErrors) -> None:
+    """The page, its parts and what it loads."""
     page = StatusPage(around, errors)
     router = APIRouter(include_in_schema=False)
     router.add_api_route("/", page.whole)
     router.add_api_route("/status/fragment", page.fragment)
     router.add_api_route("/status/{name}", page.asset)
     app.include_router(router)
-    app.add_middleware(NoteErrors, errors=errors)
 
 
 def _pool_facts(station: Station) -> PoolFacts:

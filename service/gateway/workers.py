@@ -95,6 +95,7 @@ class Supervisor:
         work: Callable[[int, list[socket.socket], int], None],
         sockets: Sequence[list[socket.socket]],
         on_death: Callable[[int], None],
+        on_end: Callable[[], None],
     ) -> None:
         """One worker for each of `sockets`.
 
@@ -103,9 +104,11 @@ class Supervisor:
                 ends when this process has.
             sockets: the listeners of each.
             on_death: called here when a worker has ended, before its successor starts.
+            on_end: called here when the last has ended, while no signal can end this process.
         """
         self._work = work
         self._on_death = on_death
+        self._on_end = on_end
         self._places = [_Place(index, own) for index, own in enumerate(sockets)]
         self._life, self._own_life = os.pipe()
         self._draining = False
@@ -122,6 +125,7 @@ class Supervisor:
                     self._take(signal.Signals(told.si_signo))
                 self._bury_dead()
         finally:
+            self._on_end()
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def _due(self) -> list[_Place]:

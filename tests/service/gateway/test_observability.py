@@ -15,6 +15,7 @@ from service.gateway.middleware import Observe
 from service.gateway.observe import CLASSES, POSITIONS, PROMPT_LENGTHS, Recorder, prompt_length
 from service.gateway.record import RequestRecord, Speculation, Usage
 from service.gateway.settings import Settings
+from service.gateway.status_errors import RecentErrors
 from tests.service.gateway import scripted_upstream as wire
 from tests.service.gateway.conftest import gateway_before, until
 from tests.service.gateway.scripted_upstream import MODEL, Script
@@ -199,7 +200,7 @@ def test_a_bug_is_a_500_in_the_same_format_and_is_logged(caplog):
         sent.append(message)
 
     scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
-    asyncio.run(Observe(broken, Metrics())(scope, None, send))
+    asyncio.run(Observe(broken, Metrics(), RecentErrors())(scope, None, send))
     assert sent[0]["status"] == 500
     assert json.loads(sent[1]["body"])["error"]["code"] == "internal_error"
     assert "ZeroDivisionError" in caplog.text

@@ -236,7 +236,7 @@ def supervised(monkeypatch, tmp_path):
 
     monkeypatch.setattr(workers_module, "PATIENCE_S", 0.1)
     [[listener]] = listeners("127.0.0.1", 0, 1)
-    yield first, listener.getsockname(), Supervisor(work, [[listener]], lambda index: None)
+    yield first, listener.getsockname(), Supervisor(work, [[listener]], lambda index: None, lambda: None)
     listener.close()
 
 
