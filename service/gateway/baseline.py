@@ -95,14 +95,14 @@ class BaselineCurve(_Part):
             where = ".".join(map(str, first["loc"])) or "the file"
             raise InvalidFiles(f"{path}: {where}: {first['msg']}; make it with aerie-bench calibrate") from error
 
-    def tokens_per_s(self, batch_size: int) -> float:
-        """The baseline's, of the whole batch: straight lines between the points; beyond the last one, as there.
+    def tokens_per_s(self, batch_size: int) -> float | None:
+        """The baseline's, of the whole batch: straight lines between the points; beyond the last one it is not known.
 
         Below the first point throughput is proportional to the batch size, as where memory bandwidth bounds a step.
         """
         index = bisect_left(self.baseline, batch_size, key=lambda point: point.batch_size)
         if index == len(self.baseline):
-            return self.baseline[-1].tokens_per_s
+            return None
         above = self.baseline[index]
         if index == 0:
             return above.tokens_per_s * batch_size / above.batch_size
@@ -124,7 +124,7 @@ class BaselineCurve(_Part):
             "device": (theirs.device, info.facts.device),
             "hardware": (theirs.hardware, hardware or theirs.hardware),
         }
-        pairs |= {f"flag {name}": (value, info.flags.get(name, value)) for name, value in theirs.flags.items()}
+        pairs |= {f"flag {name}": (value, info.flags.get(name, "not told")) for name, value in theirs.flags.items()}
         differing = [f"{name} {_shown(was)}, here {_shown(now)}" for name, (was, now) in pairs.items() if was != now]
         if theirs.model not in info.models:
             differing.insert(0, f"model {theirs.model}, here {', '.join(info.models)}")
@@ -149,6 +149,7 @@ class Calibration:
         self._metrics = metrics
         self._curve = BaselineCurve.read(path) if path else None
         self._misfits: dict[str, str] = {}
+        self._break_even: dict[str, dict[int, float]] = {}  # by replica
 
     @property
     def problem(self) -> str | None:
@@ -177,17 +178,28 @@ class Calibration:
         if self._curve is None:
             return None
         misfit = self._curve.misfit(info, self._hardware)
+        self._drop(replica)
         if misfit is None:
-            self._misfits.pop(replica, None)
-            for batch_size, tau in self._curve.break_even(info).items():
-                self._metrics.break_even.labels(self._pool, str(batch_size)).set(tau)
+            self._break_even[replica] = self._curve.break_even(info)
         else:
             self._misfits[replica] = misfit
             _log.warning("calibration not used", extra={"fields": {"pool": self._pool, "reason": misfit}})
-        self._metrics.calibration_valid.labels(self._pool).set(not self._misfits)
+        self._tell()
         return None if misfit else self._curve.tokens_per_s
 
     def forget(self, replica: str) -> None:
         """It has left."""
-        if self._misfits.pop(replica, None) is not None:
-            self._metrics.calibration_valid.labels(self._pool).set(not self._misfits)
+        if self._curve is not None:
+            self._drop(replica)
+            self._tell()
+
+    def _drop(self, replica: str) -> None:
+        self._misfits.pop(replica, None)
+        self._break_even.pop(replica, None)
+
+    def _tell(self) -> None:
+        self._metrics.calibration_valid.labels(self._pool).set(not self._misfits)
+        self._metrics.break_even.remove_by_labels({"pool": self._pool})
+        for points in self._break_even.values():
+            for batch_size, tau in points.items():
+                self._metrics.break_even.labels(self._pool, str(batch_size)).set(tau)

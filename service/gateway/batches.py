@@ -22,8 +22,8 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 56, 64, 128, 256)
 """Upper bounds; larger batches share the label `+Inf`."""
 LABELS = (*map(str, BATCH_SIZES), "+Inf")
 
-Baseline = Callable[[int], float]
-"""Tokens per second that the baseline generates at a batch size."""
+Baseline = Callable[[int], float | None]
+"""Tokens per second that the baseline generates at a batch size; None where that was not measured."""
 
 
 def bucket(batch_size: int) -> int:
@@ -32,14 +32,16 @@ def bucket(batch_size: int) -> int:
 
 
 class _Sums(NamedTuple):
-    """Since the meter's beginning, by bucket: wall seconds, a request's share of them, and of the baseline's tokens."""
+    """Since the meter's beginning, by bucket: wall seconds, a request's share of them and, of that, what was at a batch
+    size whose baseline is known, and what the baseline would have generated in it."""
 
     wall_s: list[float]
     share_s: list[float]
+    calibrated_s: list[float]
     baseline_tokens: list[float]
 
     def copy(self) -> "_Sums":
-        return _Sums(self.wall_s[:], self.share_s[:], self.baseline_tokens[:])
+        return _Sums(self.wall_s[:], self.share_s[:], self.calibrated_s[:], self.baseline_tokens[:])
 
 
 class BatchMeter:
@@ -55,6 +57,7 @@ class BatchMeter:
         self._sums = _Sums(*([0.0] * len(LABELS) for _ in _Sums._fields))
         self._seconds = cache(lambda index: metrics.batch_seconds.labels(pool, replica, LABELS[index]))
         self._tokens = cache(lambda index: metrics.batch_tokens.labels(pool, replica, LABELS[index]))
+        self._calibrated = cache(lambda index: metrics.batch_calibrated_tokens.labels(pool, replica, LABELS[index]))
         self._baseline = cache(lambda index: metrics.batch_baseline_tokens.labels(pool, replica, LABELS[index]))
 
     @property
@@ -72,8 +75,9 @@ class BatchMeter:
         index, share_s = bucket(batch_size), elapsed_s / self._load.busy
         self._sums.wall_s[index] += elapsed_s
         self._sums.share_s[index] += share_s
-        if self.baseline is not None:
-            self._sums.baseline_tokens[index] += share_s * self.baseline(batch_size)
+        if self.baseline is not None and (tokens_per_s := self.baseline(batch_size)) is not None:
+            self._sums.calibrated_s[index] += share_s
+            self._sums.baseline_tokens[index] += share_s * tokens_per_s
 
     def enter(self) -> "Stay":
         """A request begins; the load is about to hold it."""
@@ -83,16 +87,19 @@ class BatchMeter:
     def count(self, since: _Sums, chunks: dict[int, int], tokens: int) -> None:
         """A request that came when the sums were these has generated so many tokens."""
         self.settle()
-        pairs = enumerate(zip(self._sums.wall_s, since.wall_s, strict=True))
+        sums = self._sums
+        pairs = enumerate(zip(sums.wall_s, since.wall_s, strict=True))
         met = {index: now - then for index, (now, then) in pairs if now > then}
-        for index in met:
-            self._seconds(index).inc(self._sums.share_s[index] - since.share_s[index])
-            if baseline_tokens := self._sums.baseline_tokens[index] - since.baseline_tokens[index]:
-                self._baseline(index).inc(baseline_tokens)
         weights: Mapping[int, float] = chunks or met
         whole = sum(weights.values())
-        for index, weight in weights.items():
-            self._tokens(index).inc(tokens * weight / whole)
+        for index in met:
+            share_s = sums.share_s[index] - since.share_s[index]
+            generated = tokens * weights.get(index, 0) / whole
+            self._seconds(index).inc(share_s)
+            self._tokens(index).inc(generated)
+            if calibrated_s := sums.calibrated_s[index] - since.calibrated_s[index]:
+                self._calibrated(index).inc(generated * min(1.0, calibrated_s / share_s))
+                self._baseline(index).inc(sums.baseline_tokens[index] - since.baseline_tokens[index])
 
 
 class Stay:

@@ -181,7 +181,12 @@ class ConfigFile:
         """
         self._workers = settings.workers
         self._on_change: Callable[[GatewayConfig], None] | None = None
-        pool = PoolConfig(name="default", replicas=settings.upstream, calibration=settings.calibration)
+        pool = PoolConfig(
+            name="default",
+            replicas=settings.upstream,
+            calibration=settings.calibration,
+            hardware=settings.hardware,
+        )
         self._without = GatewayConfig(pools=(pool,))
         parse = partial(strict_yaml.parse, model=GatewayConfig)
         self._file = OptionalFile(

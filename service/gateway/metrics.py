@@ -23,13 +23,6 @@ def replica_label(url: str) -> str:
     return url.partition("://")[2]
 
 
-_RESULTS = {
-    "losslessness_checks": ("same", "within_epsilon", "mismatch", "failed"),
-    "captured_prompts": ("written", "dropped", "failed"),
-    "aborts": ("accepted", "failed"),
-}
-"""There from the start: a series that begins at its first count hides that one from rate()."""
-
 Together = Literal["livesum", "livemin", "livemax"]
 """How several workers' gauges become one, in prometheus_client's words."""
 
@@ -64,9 +57,6 @@ class Metrics:
         self.queued = cache(self.queue_time.labels)
         self.between_chunks = cache(self.inter_chunk.labels)
         self.build_info.labels(version("aerie")).set(1)
-        for family, results in _RESULTS.items():
-            for result in results:
-                getattr(self, family).labels(result)
 
     def _counter(self, name: str, what: str, labels: Sequence[str] = ()) -> Counter:
         return Counter(name, what, labels, registry=self.registry)
@@ -178,9 +168,14 @@ class Metrics:
         self.batch_tokens = self._counter(
             "aerie_batch_completion_tokens_total", "Tokens that these requests generated at that batch size.", batch
         )
+        self.batch_calibrated_tokens = self._counter(
+            "aerie_batch_calibrated_tokens_total",
+            "Of these, the tokens generated while the baseline was known at that batch size: what speedup is of.",
+            batch,
+        )
         self.batch_baseline_tokens = self._counter(
             "aerie_batch_baseline_tokens_total",
-            "Tokens that the calibrated baseline would have generated in these seconds; speedup is the ratio.",
+            "Tokens that the calibrated baseline would have generated meanwhile: what speedup is relative to.",
             batch,
         )
 
@@ -354,6 +349,7 @@ class Metrics:
             self.upstream_breaker_closed,
             self.batch_seconds,
             self.batch_tokens,
+            self.batch_calibrated_tokens,
             self.batch_baseline_tokens,
         ):
             gauge.remove_by_labels({"pool": pool, "replica": replica})

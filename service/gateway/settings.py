@@ -34,6 +34,8 @@ class Settings(BaseSettings):
     """A YAML file of pools, policy and queue, instead of `AERIE_UPSTREAM`: docs/gateway.md. Read again as keys are."""
     calibration: Path | None = None
     """What `aerie-bench calibrate` has measured of these upstreams; a pool of `AERIE_CONFIG` names its own."""
+    hardware: str | None = None
+    """What these upstreams run on, in the calibration's words: one of other hardware is then refused."""
     keys: Path | None = None
     """A YAML file of API keys; without it everyone may ask. Read again when it changes, and on SIGHUP."""
 

@@ -19,6 +19,7 @@ BUSY_S = 3.0
 
 _SECONDS = "aerie_batch_busy_seconds_total"
 _TOKENS = "aerie_batch_completion_tokens_total"
+_CALIBRATED = "aerie_batch_calibrated_tokens_total"
 _BASELINE = "aerie_batch_baseline_tokens_total"
 
 
@@ -52,9 +53,8 @@ def speedup(now: Totals, window: Window | None, pools: Iterable[str], *batch_siz
     """Against the calibration: tokens made / tokens that the baseline would have made, of pools that have one."""
 
     def of(total: Sum) -> float | None:
-        calibrated = [pool for pool in pools if total(_BASELINE, pool, *batch_size)]
-        made = sum(total(_TOKENS, pool, *batch_size) for pool in calibrated)
-        return _ratio(made, sum(total(_BASELINE, pool, *batch_size) for pool in calibrated))
+        made, expected = (sum(total(name, pool, *batch_size) for pool in pools) for name in (_CALIBRATED, _BASELINE))
+        return _ratio(made, expected)
 
     return _both(now, window, of)
 
@@ -79,7 +79,8 @@ def _batch_row(now: Totals, window: Window | None, pool: str, baselines: list[st
     per_s = _both(now, window, _per_second, pool, size)
     live_s = sum(now.sum(_SECONDS, name, size) for name in baselines)
     live = _ratio(sum(now.sum(_TOKENS, name, size) for name in baselines), live_s)
-    calibrated = _ratio(now.sum(_BASELINE, pool, size), now.sum(_SECONDS, pool, size)) or None
+    gain = speedup(now, None, [pool], size).ever
+    calibrated = per_s.ever / gain if gain and per_s.ever else None
     return BatchRow(
         batch_size=size,
         tokens_per_s=per_s,

@@ -27,6 +27,7 @@ _READ: Mapping[str, tuple[str, ...]] = {
     "aerie_spec_break_even_acceptance_length": ("pool", "batch_size"),
     "aerie_batch_busy_seconds_total": ("pool", "batch_size"),
     "aerie_batch_completion_tokens_total": ("pool", "batch_size"),
+    "aerie_batch_calibrated_tokens_total": ("pool", "batch_size"),
     "aerie_batch_baseline_tokens_total": ("pool", "batch_size"),
     "aerie_calibration_valid": ("pool",),
     "aerie_calibration_timestamp_seconds": ("pool",),

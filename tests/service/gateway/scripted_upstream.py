@@ -158,7 +158,7 @@ class ScriptedUpstream:
             seen.clear()
         tree = {"speculative_num_steps": 3, "speculative_eagle_topk": 4, "speculative_num_draft_tokens": 8}
         self.server_info = {"version": "0.5.23", "device": "cpu", "speculative_algorithm": "EAGLE3", **tree}
-        self.server_info |= {"enable_deterministic_inference": False}
+        self.server_info |= {"enable_deterministic_inference": False, "dtype": "bfloat16", "tp_size": 1}
         self.load_is(0)
         self.model_info = {"served_model_name": MODEL, "tool_call_parser": None, "reasoning_parser": None}
 

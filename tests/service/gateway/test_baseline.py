@@ -57,16 +57,17 @@ def file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "tokens_per_s"), [(1, 20), (2, 40), (3, 50), (4, 60), (5, 60), (1000, 60)], ids=str
+    ("batch_size", "tokens_per_s"), [(1, 20), (2, 40), (3, 50), (4, 60), (5, None), (1000, None)], ids=str
 )
-def test_between_the_points_are_straight_lines_and_beyond_the_last_nothing_is_promised(file, batch_size, tokens_per_s):
+def test_between_the_points_are_straight_lines_and_beyond_the_last_nothing_is_known(file, batch_size, tokens_per_s):
     assert BaselineCurve.read(file()).tokens_per_s(batch_size) == tokens_per_s
 
 
-@given(st.lists(st.floats(1, 1e6), min_size=1, max_size=12), st.integers(1, 4096))
-def test_whatever_the_curve_it_stays_between_its_points(throughputs, batch_size):
+@given(st.lists(st.floats(1, 1e6), min_size=1, max_size=12), st.floats(0, 1))
+def test_whatever_the_curve_it_stays_between_its_points(throughputs, at):
     points = [{"batch_size": 2**power, "tokens_per_s": value} for power, value in enumerate(throughputs)]
     curve = BaselineCurve.model_validate(CURVE | {"baseline": points})
+    batch_size = max(1, int(at * points[-1]["batch_size"]))
     assert min(throughputs) * 0.999 <= curve.tokens_per_s(batch_size) <= max(throughputs) * 1.001
 
 
@@ -97,7 +98,6 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path):
 
 
 def test_an_answer_is_counted_beside_what_the_baseline_would_have_done(upstream, chat, file):
-    upstream.server_info |= {"tp_size": 1, "dtype": "bfloat16"}
     upstream.script = Script(steps=[*wire.stream_of("a")])
     with gateway_with(upstream=upstream.url, calibration=file()) as client:
         assert client.post(CHAT, json=chat | {"stream": True}).is_success
@@ -121,9 +121,22 @@ def test_break_even_is_told_of_the_tree_that_was_measured_only(upstream, file):
             assert samples(client).get(key("aerie_spec_break_even_acceptance_length", of)) == told
 
 
+def test_a_replica_that_comes_back_with_another_tree_takes_its_break_even_with_it(upstream, file):
+    of = key("aerie_spec_break_even_acceptance_length", {"pool": "default", "batch_size": "2"})
+    with gateway_with(upstream=upstream.url, calibration=file(changed("speculative", "tree", to="3/4/8"))) as client:
+        assert samples(client)[of] == 1.7
+        upstream.ready_status = 503
+        until(lambda: not client.get("/readyz").is_success)
+        upstream.server_info["speculative_num_steps"] = 5
+        upstream.ready_status = 200
+        until(lambda: client.get("/readyz").is_success)
+        assert of not in samples(client)
+
+
 MISFITS = {
     "SGLang": (changed("valid_for", "sglang_version", to="0.5.9"), "SGLang 0.5.9, here 0.5.23"),
     "device": (changed("valid_for", "device", to="cuda"), "device cuda, here cpu"),
+    "a flag that is not told": (changed("valid_for", "flags", "pp_size", to=1), "flag pp_size 1, here not told"),
     "a flag": (changed("valid_for", "flags", "tp_size", to=2), "flag tp_size 2, here 1"),
     "model": (changed("valid_for", "model", to="gpt"), f"model gpt, here {MODEL}"),
 }
@@ -131,7 +144,6 @@ MISFITS = {
 
 @pytest.mark.parametrize(("document", "words"), MISFITS.values(), ids=MISFITS)
 def test_a_calibration_of_something_else_is_not_used_and_told(upstream, chat, file, caplog, document, words):
-    upstream.server_info |= {"tp_size": 1}
     with gateway_with(upstream=upstream.url, calibration=file(document)) as client:
         assert client.post(CHAT, json=chat).is_success
         until(lambda: summed(samples(client), "aerie_batch_busy_seconds_total", {}) > 0)

@@ -130,7 +130,20 @@ def test_the_speedup_is_the_ratio_to_what_the_baseline_would_have_generated():
     for stay in stays:
         replica.leave(stay, tokens=90)
     assert replica.counted("batch_baseline_tokens") == {"2": 120}
-    assert replica.tokens["2"] / replica.counted("batch_baseline_tokens")["2"] == 1.5
+    assert replica.counted("batch_calibrated_tokens") == {"2": 180}
+
+
+def test_tokens_at_batch_sizes_that_were_not_measured_have_no_part_in_the_speedup():
+    replica = Replica(baseline=lambda batch_size: 20.0 * batch_size if batch_size < 4 else None)
+    stays = [replica.enter() for _ in range(3)]
+    replica.now_s += 3
+    fourth = replica.enter()
+    replica.now_s += 4
+    for stay in (*stays, fourth):
+        replica.leave(stay, tokens=60)
+    assert replica.counted("batch_baseline_tokens") == {"4": pytest.approx(3 * 60)}
+    assert replica.tokens == {"4": 240}
+    assert replica.counted("batch_calibrated_tokens") == {"4": pytest.approx(3 * 60 * 1 / (1 + 1))}
 
 
 def test_without_a_calibration_nothing_is_said_of_a_baseline():

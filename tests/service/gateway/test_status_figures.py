@@ -25,6 +25,7 @@ def test_figures_are_ratios_of_sums_and_pools_without_a_calibration_do_not_spoil
         metrics.batch_seconds.labels(*labels).inc(seconds)
         metrics.batch_tokens.labels(*labels).inc(tokens)
         if baseline:
+            metrics.batch_calibrated_tokens.labels(*labels).inc(tokens)
             metrics.batch_baseline_tokens.labels(*labels).inc(baseline)
     metrics.break_even.labels("eagle", "4").set(2.5)
     now = Totals(metrics.registry.collect())
