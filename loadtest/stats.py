@@ -22,7 +22,10 @@ class Estimate:
 
 
 def median_with_interval(values: Sequence[float], *, seed: int = 0) -> Estimate:
-    """The median, and the percentile bootstrap's 95% interval for it (of three values: the least and the largest)."""
+    """The median, and the percentile bootstrap's 95% interval for it.
+
+    Of fewer than six values that is the least and the largest, which cover the median less often than that.
+    """
     middle = statistics.median(values)
     draw = random.Random(seed)  # noqa: S311  resampling, not a secret
     medians = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(RESAMPLES))

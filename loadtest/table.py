@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from loadtest.curve import BaselinePoint, Curve, SpeculativePoint
 
-_BASELINE = ("batch size", "baseline tok/s", "95%", "step ms")
-_SPECULATIVE = ("speculative tok/s", "tau", "break-even tau", "cycle ms", "speedup", "95%", "pays")
+_BASELINE = ("batch size", "baseline tok/s", "interval", "step ms")
+_SPECULATIVE = ("speculative tok/s", "tau", "break-even tau", "cycle ms", "speedup", "interval", "pays")
 
 
 def render(curve: Curve) -> str:

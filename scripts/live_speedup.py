@@ -28,6 +28,8 @@ from tests.e2e.servers import ROOT, Server, aerie, free_port
 
 MODEL = "smollm2-135m-instruct"
 PASSES = 3
+AGREEMENT = 0.05
+"""Live and paired figures may differ by this much; else the exit status is 1."""
 
 
 def calibrate(plain: Server, speculative: Server, batch_sizes: list[int], file: Path) -> None:
@@ -114,6 +116,7 @@ def main() -> None:
         paired = f"{row['offline']} ({row['low']} to {row['high']})"
         print(f"| {row['batch_size']} | {paired} | {row['live']} | {row['live/offline']} |")
     print(json.dumps({"rows": rows, "calibration": curve["speculative"], **provenance()}))
+    sys.exit(any(abs(row["live/offline"] - 1) > AGREEMENT for row in rows))
 
 
 if __name__ == "__main__":

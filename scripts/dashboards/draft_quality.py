@@ -3,8 +3,17 @@
 from scripts.dashboards.panels import OF_NAMESPACE, OF_POOL, Dashboard, Panel, Query
 
 TAU_1H = f"pool:aerie_spec_acceptance_length:ratio_rate1h{{{OF_POOL}}}"
-BY_TASK = f"pool_task:aerie_spec_acceptance_length:ratio_rate5m{{{OF_POOL}}}"
 PASSES = f"rate(aerie_spec_verify_passes_total{{{OF_POOL}}}[1h])"
+
+
+def _accepted_in_a_day(offset: str = "") -> str:
+    """Drafts accepted per verify pass, by task: tau less one."""
+    correct, passes = (
+        f"sum by (pool, task) (increase(aerie_spec_{what}_total{{{OF_POOL}}}[1d]{offset}))"
+        for what in ("correct_drafts", "verify_passes")
+    )
+    return f"{correct} / ({passes} > 0)"
+
 
 _DRIFT = (
     Panel(
@@ -26,7 +35,7 @@ _DRIFT = (
         ),
         queries=(
             Query(
-                f"avg_over_time({BY_TASK}[1d]) - avg_over_time({BY_TASK}[1d] offset 1w)",
+                f"{_accepted_in_a_day()} - {_accepted_in_a_day(' offset 1w')}",
                 "{{pool}}, {{task}}",
             ),
         ),
@@ -123,9 +132,9 @@ _NEXT = (
     Panel(
         title="Is there fresh data to train on?",
         description=(
-            "Captured prompts in a day, by what became of them. `dropped`: the size limit is reached, move the "
-            "files away; `failed`: look at the gateway's log. Empty: capture is off, as it is unless somebody turns "
-            "it on."
+            "Captured prompts in a day, by what became of them. `dropped`: of no use in training, or faster than "
+            "the disk; `failed`: look at the gateway's log. At the size limit the oldest files go: move them away "
+            "before. Empty: capture is off, as it is unless somebody turns it on."
         ),
         queries=(
             Query(f"sum by (result) (increase(aerie_capture_prompts_total{{{OF_NAMESPACE}}}[1d]))", "{{result}}"),

@@ -3,6 +3,7 @@
 Owns the factory, the lifespan and how errors become answers. Refuses to own a process (server.py).
 """
 
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -29,6 +30,7 @@ from service.gateway.guard import Guard
 from service.gateway.metrics import Metrics
 from service.gateway.middleware import BoundedBody, Observe
 from service.gateway.relay import Surroundings
+from service.gateway.reload import InvalidFiles
 from service.gateway.settings import Settings
 from service.gateway.shortcut import Shortcut, error_response
 from service.gateway.status_errors import RecentErrors
@@ -40,6 +42,8 @@ _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": Fa
 
 SUCCESSOR_PATIENCE_S = 2.0
 """A worker knows its runtimes before it takes connections: those that wait for a dead one's successor get no 503."""
+
+_log = logging.getLogger("aerie.app")
 
 _Layer = Callable[[ASGIApp], ASGIApp]
 _Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[State]]
@@ -74,7 +78,7 @@ def create_app(settings: Settings, drain: Drain | None = None, shared: Shared | 
         telemetry=_NO_TELEMETRY,
     )
     app.state.metrics = metrics
-    app.state.reload = partial(_reload, guard, file)
+    app.state.reload = partial(_reload, guard, file, fleet)
     app.include_router(routes.router)
     app.include_router(tokenizing.router)
     app.include_router(health.router)
@@ -127,9 +131,13 @@ def _adopt(fleet: Fleet, watchers: Watchers, config: GatewayConfig) -> None:
     watchers.adopt(config)
 
 
-def _reload(guard: Guard, file: ConfigFile) -> None:
+def _reload(guard: Guard, file: ConfigFile, fleet: Fleet) -> None:
     guard.reload()
     file.reload()
+    try:
+        fleet.calibrate()
+    except InvalidFiles as error:
+        _log.error("calibration not read again, the old one stays", extra={"fields": {"reason": str(error)}})
 
 
 def _lifespan(around: Surroundings, file: ConfigFile, shared: Shared | None) -> _Lifespan:

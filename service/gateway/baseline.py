@@ -183,7 +183,9 @@ class Calibration:
             self._break_even[replica] = self._curve.break_even(info)
         else:
             self._misfits[replica] = misfit
-            _log.warning("calibration not used", extra={"fields": {"pool": self._pool, "reason": misfit}})
+            _log.warning(
+                "calibration not used", extra={"fields": {"pool": self._pool, "replica": replica, "reason": misfit}}
+            )
         self._tell()
         return None if misfit else self._curve.tokens_per_s
 

@@ -135,7 +135,8 @@ class Shared:
     def collect(self) -> list[Metric]:
         """For prometheus_client: everybody's, ours as of now."""
         mine = self.write()
-        return together([mine, *(self._board.read(other) for other in self._others)], self._metrics.modes)
+        of_all = together([mine, *(self._board.read(other) for other in self._others)], self._metrics.modes)
+        return without_gone_replicas(of_all)
 
     def write(self) -> list[Metric]:
         """Let the others know ours, and our predecessors'."""
@@ -195,6 +196,20 @@ def together(workers: Iterable[Iterable[Metric]], modes: Mapping[str, str]) -> l
             for (series, labels), found in values[name].items()
         ]
     return list(families.values())
+
+
+def without_gone_replicas(families: list[Metric]) -> list[Metric]:
+    """What is told of replicas that no worker has any more is left out all at once: until then no sum falls."""
+    present = {
+        _replica(sample) for family in families if family.name == "aerie_upstream_up" for sample in family.samples
+    }
+    for family in families:
+        family.samples = [s for s in family.samples if "replica" not in s.labels or _replica(s) in present]
+    return families
+
+
+def _replica(sample: Sample) -> tuple[str, str]:
+    return sample.labels["pool"], sample.labels["replica"]
 
 
 def _rule(series: str, mode: str | None) -> Callable[[Iterable[float]], float]:

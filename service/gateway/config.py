@@ -65,7 +65,7 @@ class PoolConfig(Section):
     version: Annotated[str, Field(max_length=64)] = ""
     """Of the draft, say: for metrics, where a canary is told from the others by it."""
     calibration: Annotated[Path, Field(strict=False)] | None = None
-    """What `aerie-bench calibrate` has measured, which the speedup is relative to. Read again with this file."""
+    """What `aerie-bench calibrate` has measured: what speedup is relative to. Read with this file, and on SIGHUP."""
     hardware: str | None = None
     """What the replicas run on, in the calibration's words: another is then refused."""
     max_in_flight: Annotated[int, Field(ge=1)] = MAX_IN_FLIGHT

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Self, cast
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.gateway.corked import CorkedTransport
 from service.gateway.errors import ClientGone, GatewayError, HeadersTooLarge, HeadTimeout, InvalidRequest
@@ -78,6 +78,7 @@ class Connection(HttpToolsProtocol):
         self._count_head = False
         self._body_bytes = self._raw_bytes = 0
         self._ended = False
+        self._served: RequestResponseCycle | None = None
         self.lifelines = Lifelines(lambda: ClientGone("The client closed the connection."))
         self._seen: tuple[Stage, int, int] | None = None
         self._seen_s = 0.0
@@ -157,9 +158,18 @@ class Connection(HttpToolsProtocol):
         self._cut("header_limit", HeadersTooLarge(f"The headers are larger than {self._limits.head_bytes} bytes."))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has left, or was made to."""
+        """The client has left, or was made to. What holds the connection lets go of it: nobody collects cycles soon."""
+        if self._served is not None and not self._served.response_complete:
+            self._served.disconnected = True
+            self._served.message_event.set()
         super().connection_lost(exc)
         self.lifelines.end()
+        self.pipeline.clear()
+        self.scope = self.cycle = self._served = None  # type: ignore[assignment]
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # noqa: ANN401 - uvicorn's
+        self._served = cycle  # uvicorn's own `cycle` is the last that came, which may have to wait for this one
+        super()._start_asgi_task(cycle, app)
 
     # What its requests see
 

@@ -43,8 +43,8 @@ class CorkedTransport:
         return len(self._head) + self._transport.get_write_buffer_size()
 
     def _flush(self) -> None:
-        if self._head:
-            head, self._head = self._head, b""
+        head, self._head = self._head, b""
+        if head and not self._transport.is_closing():
             self._transport.write(head)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - of the transport

@@ -44,6 +44,7 @@ class Delivery:
         self.started = False
         self.complete = False
         self._closed = False
+        self._unsent = b""
         self.rids = set(exchange.rids)
         self._chunks = 0
         self._kept: bytearray | None = None
@@ -93,9 +94,14 @@ class Delivery:
         await self._last_words(translation.fail(error) if translation else error_event(error), send)
 
     async def close(self, send: Send) -> None:
-        """End what is complete already."""
+        """End what is complete already, for a client that has not got all of it yet.
+
+        Raises:
+            TimeoutError: it does not take it.
+        """
         if self._exchange.stream and not self._closed:
-            await self._last_words(b"", send)
+            async with asyncio.timeout(LAST_WORDS_S):
+                await send({"type": "http.response.body", "body": self._unsent, "more_body": False})
 
     async def _last_words(self, words: bytes, send: Send) -> None:
         with suppress(TimeoutError):
@@ -128,11 +134,14 @@ class Delivery:
         splitter = EventSplitter()
         async for data in answer.chunks():  # to the body's end, so that the connection can be used again
             if not self.complete:
-                await self._pass_on(splitter.feed(data), send)
+                await self._pass_on(splitter.feed(data), answer, send)
         if not self.complete:
             raise UpstreamProtocolError("The runtime's stream ended before it was complete.")
+        if not self._closed:
+            self._lifeline.allow(self._stall_s, self._client_slow)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _pass_on(self, block: bytes, send: Send) -> None:
+    async def _pass_on(self, block: bytes, answer: sglang.Answer, send: Send) -> None:
         """Send what the client should see; what came before a bad event is sent before it raises."""
         plain, count = sglang.leading_chunks(block) if self._is_plain else (b"", 0)
         seen = [plain]
@@ -148,19 +157,20 @@ class Delivery:
                 break
         if self._chunks > chunks:
             self._time_arrival(self._chunks - chunks)
-        data = b"".join(seen)
-        if data or self.complete:
-            await self._send_chunk(data, send)
+        last = self.complete and answer.complete  # else the client asks again before its place is free
+        if (data := b"".join(seen)) or last:
+            await self._send_chunk(data, send, last=last)
         if failure is not None:
             raise failure
 
-    async def _send_chunk(self, data: bytes, send: Send) -> None:
+    async def _send_chunk(self, data: bytes, send: Send, *, last: bool) -> None:
         self._lifeline.allow(self._stall_s, self._client_slow)
         if not self.started:
             await self._start(send, _STREAM_HEADERS)
         self._remember(data)
-        await send({"type": "http.response.body", "body": data, "more_body": not self.complete})
-        self._closed = self.complete
+        self._unsent = data
+        await send({"type": "http.response.body", "body": data, "more_body": not last})
+        self._unsent, self._closed = b"", last
         self._lifeline.allow(LAST_WORDS_S if self.complete else self._stall_s, self._runtime_silent)
 
     async def _start(self, send: Send, headers: RawHeaders) -> None:

@@ -134,6 +134,16 @@ class Fleet:
         self._throttle.limits = config.policy.batch_size
         self.config = config
 
+    def calibrate(self) -> None:
+        """Read every pool's calibration again.
+
+        Raises:
+            InvalidFiles: one of them cannot be used; all stay what they were.
+        """
+        curves = _calibrations(self.config, self._metrics)
+        for station in self.stations:
+            station.pool.compare(curves[station.config.name])
+
     def _adopted(
         self, station: Station | None, pool: PoolConfig, config: GatewayConfig, calibration: Calibration
     ) -> Station:

@@ -340,19 +340,17 @@ class Metrics:
         self.upstream_breaker_closed.labels(pool, replica).set_function(breaker_closed)
 
     def forget(self, pool: str, replica: str) -> None:
-        """Drop every time series of a replica."""
-        for gauge in (
+        """Drop every time series of a replica; of several workers, the board drops counters when the last has."""
+        gauges = (
             self.upstream_up,
             self.upstream_info,
             self.upstream_in_flight,
             self.upstream_others,
             self.upstream_breaker_closed,
-            self.batch_seconds,
-            self.batch_tokens,
-            self.batch_calibrated_tokens,
-            self.batch_baseline_tokens,
-        ):
-            gauge.remove_by_labels({"pool": pool, "replica": replica})
+        )
+        counters = (self.batch_seconds, self.batch_tokens, self.batch_calibrated_tokens, self.batch_baseline_tokens)
+        for family in (*gauges, *(counters if self.source is self.registry else ())):
+            family.remove_by_labels({"pool": pool, "replica": replica})
 
     def exposition(self) -> bytes:
         """The Prometheus text format."""

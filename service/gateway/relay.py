@@ -210,7 +210,10 @@ class Relay(Response):
     async def _fail(self, error: GatewayError, send: Send) -> None:
         delivery, translation = self._delivery, self._exchange.translation
         if delivery.complete and delivery.started:  # what breaks after a whole answer is nobody's loss
-            await delivery.close(send)
+            try:
+                await delivery.close(send)
+            except TimeoutError:  # but this client has not got all of it
+                self._record.failure = error
             return
         self._record.failure = error
         if self._lease is not None:

@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     config: Path | None = None
     """A YAML file of pools, policy and queue, instead of `AERIE_UPSTREAM`: docs/gateway.md. Read again as keys are."""
     calibration: Path | None = None
-    """What `aerie-bench calibrate` has measured of these upstreams; a pool of `AERIE_CONFIG` names its own."""
+    """What `aerie-bench calibrate` has measured of these upstreams. Read again on SIGHUP."""
     hardware: str | None = None
     """What these upstreams run on, in the calibration's words: one of other hardware is then refused."""
     keys: Path | None = None
@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     def _says_once_where_runtimes_are(self) -> Self:
         if self.config is not None and "upstream" in self.model_fields_set:
             raise ValueError("config and upstream both say where the runtimes are; keep one of them")
+        for name in ("calibration", "hardware"):
+            if self.config is not None and getattr(self, name) is not None:
+                raise ValueError(f"{name} is of upstream; with config, each pool names its own in that file")
         return self
 
     @model_validator(mode="after")

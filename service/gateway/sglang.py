@@ -244,6 +244,11 @@ class Answer:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
+    @property
+    def complete(self) -> bool:
+        """Whether all of it has been read."""
+        return self._connection.usable
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """The bytes as they arrive.
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import signal
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from service.gateway.reload import InvalidFiles
 from tests.service.gateway import scripted_upstream as wire
 from tests.service.gateway.conftest import aerie, gateway_with, key, samples, summed, until
 from tests.service.gateway.scripted_upstream import MODEL, Script
+from tests.service.gateway.test_drain import process
 from tests.service.gateway.test_fleet import CHAT, eagle, plain, written
 
 CURVE = {
@@ -131,6 +133,16 @@ def test_a_replica_that_comes_back_with_another_tree_takes_its_break_even_with_i
         upstream.ready_status = 200
         until(lambda: client.get("/readyz").is_success)
         assert of not in samples(client)
+
+
+def test_hangup_reads_a_calibration_again_and_a_broken_one_changes_nothing(upstream, file):
+    made = key("aerie_calibration_timestamp_seconds", {"pool": "default"})
+    with process(upstream.url, calibration=file()) as (running, client):
+        before = samples(client)[made]
+        file("{")
+        running.send_signal(signal.SIGHUP)
+        file(changed("created", to="2026-11-23T20:00:00+00:00"))
+        until(lambda: running.send_signal(signal.SIGHUP) or samples(client)[made] == before + 86400)
 
 
 MISFITS = {

@@ -4,9 +4,11 @@ import asyncio
 import gc
 import weakref
 
+import httpx
 import pytest
 
 from service.gateway import relay as relay_module
+from service.gateway.connection import Connection
 from service.gateway.errors import GatewayError, Overloaded
 from service.gateway.settings import Settings
 from service.gateway.sglang import ABORTS_AT_ONCE, SGLang
@@ -33,6 +35,24 @@ def test_a_request_is_forgotten_when_it_ends(gateway, chat, growth, monkeypatch,
         until(lambda: growth("aerie_requests_total", route=CHAT, outcome="ok", status="2xx") == 1)
         (relay,) = served
         until(lambda: relay() is None, "without a collection, the request's end")
+    finally:
+        gc.enable()
+
+
+def test_a_connection_is_forgotten_when_it_ends(gateway, chat, monkeypatch):
+    made, plain = [], Connection.__init__
+
+    def remembered(self, **given):
+        made.append(weakref.ref(self))
+        plain(self, **given)
+
+    monkeypatch.setattr(Connection, "__init__", remembered)
+    gc.disable()
+    try:
+        with httpx.Client(base_url=gateway.base_url, headers={"connection": "close"}, trust_env=False) as client:
+            assert client.post(CHAT, json=chat | {"stream": True}).is_success
+        (connection,) = made
+        until(lambda: connection() is None, "without a collection, the connection's end")
     finally:
         gc.enable()
 

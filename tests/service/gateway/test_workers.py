@@ -350,6 +350,26 @@ def test_one_workers_numbers_are_exposed_as_they_were():
     assert generate_latest(One()) == metrics.exposition()
 
 
+def test_what_is_counted_of_a_replica_stays_whole_until_the_last_worker_has_left_it():
+    board = Board.new()
+    try:
+        workers = [Metrics(), Metrics()]
+        for number, metrics in enumerate(workers):
+            shared = Shared(board, number, 2)
+            shared.join(metrics, Limiter([]))
+            metrics.upstream_up.labels("eagle", "h:1").set(1)
+            metrics.batch_tokens.labels("eagle", "h:1", "1").inc(100)
+            shared.write()
+        counted = ("aerie_batch_completion_tokens_total", "eagle", "h:1", "1")
+        workers[0].forget("eagle", "h:1")
+        assert values(workers[0].source.collect())[counted] == 200
+        workers[1].forget("eagle", "h:1")
+        values(workers[1].source.collect())  # which tells the other
+        assert counted not in values(workers[0].source.collect())
+    finally:
+        board.remove()
+
+
 def test_every_gauge_says_how_it_is_put_together():
     metrics = Metrics()
     gauges = {collector._name for collector in vars(metrics).values() if isinstance(collector, Gauge)}
