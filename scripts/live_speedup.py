@@ -1,9 +1,9 @@
 """Does the gateway's live speedup say what a paired measurement says? Both at once, on this machine.
 
-`make live-speedup`: calibrates the two runtimes (`aerie-bench calibrate`), puts a gateway with that calibration before
-the one that speculates, and lets both answer the same prompts in turns under a steady load at each batch size. Offline:
+`make live-speedup`, at each batch size: calibrates the two runtimes (`aerie-bench calibrate`), puts a gateway with that
+calibration before the one that speculates, and lets both answer the same prompts in turns under a steady load. Offline:
 the median ratio of the client's throughputs, round by round. Live: the gateway's counters over the same rounds, against
-the calibration that was measured before them.
+the calibration that was measured before them. The exit status is 1 where they differ by more than 5%.
 """
 
 import argparse
@@ -32,10 +32,10 @@ AGREEMENT = 0.05
 """Live and paired figures may differ by this much; else the exit status is 1."""
 
 
-def calibrate(plain: Server, speculative: Server, batch_sizes: list[int], file: Path) -> None:
-    """As an operator does."""
+def calibrate(plain: Server, speculative: Server, batch_size: int, file: Path) -> None:
+    """As an operator does, at one batch size: a machine drifts less in two minutes than in ten."""
     command = [sys.executable, "-m", "loadtest.cli", "calibrate", "--baseline", plain.runtime_url]
-    command += ["--speculative", speculative.runtime_url, "--batch-sizes", ",".join(map(str, batch_sizes))]
+    command += ["--speculative", speculative.runtime_url, "--batch-sizes", str(batch_size)]
     subprocess.run([*command, "--allow-noise", "--output", str(file)], cwd=ROOT, check=True)
 
 
@@ -106,16 +106,16 @@ def main() -> None:
         aerie("runtime", "--no-speculation") as plain,
         aerie("runtime", *runtime_arguments) as speculative,
     ):
-        file = Path(folder) / "curve.json"
-        calibrate(plain, speculative, options.batch_sizes, file)
-        with gateway(speculative, file) as url:
-            rows = [compare(url, plain, speculative, size, options.rounds) for size in options.batch_sizes]
-        curve = json.loads(file.read_text())
+        file, rows = Path(folder) / "curve.json", []
+        for batch_size in options.batch_sizes:
+            calibrate(plain, speculative, batch_size, file)
+            with gateway(speculative, file) as url:
+                rows.append(compare(url, plain, speculative, batch_size, options.rounds))
     print("| batch size | paired speedup (range) | live speedup | live / paired |\n|---|---|---|---|")
     for row in rows:
         paired = f"{row['offline']} ({row['low']} to {row['high']})"
         print(f"| {row['batch_size']} | {paired} | {row['live']} | {row['live/offline']} |")
-    print(json.dumps({"rows": rows, "calibration": curve["speculative"], **provenance()}))
+    print(json.dumps({"rows": rows, **provenance()}))
     sys.exit(any(abs(row["live/offline"] - 1) > AGREEMENT for row in rows))
 
 

@@ -22,17 +22,11 @@ from tests.e2e.servers import Server, free_port, prompts
 pytestmark = pytest.mark.e2e
 
 LOAD_S = 25
-NO_BASELINE = "one runtime, so no baseline pool beside it"
 WEEK = "looks at the week before"
 NEVER = "counts what did not happen here"
 OFF = "is off unless somebody turns it on"
 WITHOUT_DATA = {
-    "batch_size:aerie_baseline_throughput:ratio_rate30m": NO_BASELINE,
-    "pool_batch_size:aerie_live_speedup:ratio_rate30m": NO_BASELINE,
-    "pool:aerie_live_speedup:ratio_rate30m": NO_BASELINE,
     "pool:aerie_spec_acceptance_length:ratio_rate1w_offset1h": WEEK,
-    "speculation: Does a live baseline say the same? A": NO_BASELINE,
-    "speculation: Does a live baseline say the same? B": NO_BASELINE,
     "service: Who is refused, and why? A": NEVER,
     "service: Which clients are cut off? A": NEVER,
     "fleet: Are requests sent twice? A": NEVER,
@@ -90,12 +84,13 @@ def curve(runtime: Server, folder: Path) -> Path:
 
 @contextlib.contextmanager
 def gateway(runtime: Server, folder: Path) -> Iterator[str]:
-    """Two drafts' pools at one runtime: the second is a canary that is as good as the first."""
+    """Pools of two drafts at one runtime, the second a canary as good as the first; their baseline is there too."""
     common = f"kind: speculative, replicas: ['{runtime.runtime_url}'], calibration: {curve(runtime, folder)}"
     config = folder / "gateway.yaml"
     config.write_text(
         f"pools:\n- {{name: eagle, version: v1, {common}}}\n- {{name: next, version: v2, weight: 0.5, {common}}}\n"
-        "tasks: [code, chat]\n"
+        f"- {{name: plain, kind: baseline, replicas: ['{runtime.runtime_url}']}}\n"
+        "policy: {baseline_share: 0.4}\ntasks: [code, chat]\n"
     )
     port = free_port()
     command = [sys.executable, "-m", "service.cli", "gateway", "--port", str(port), "--config", str(config)]
