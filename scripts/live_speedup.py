@@ -10,13 +10,10 @@ is the counters' throughput over the client's, which no drift between calibratio
 import argparse
 import asyncio
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -25,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from loadtest import closed_loop, prompts, window
 from loadtest.client import Client, Sampling
 from scripts.speedup import provenance
-from tests.e2e.servers import ROOT, Server, aerie, free_port
+from tests.e2e.servers import ROOT, Server, aerie, gateway
 
 MODEL = "smollm2-135m-instruct"
 PASSES = 3
@@ -38,21 +35,6 @@ def calibrate(plain: Server, speculative: Server, batch_size: int, file: Path) -
     command = [sys.executable, "-m", "loadtest.cli", "calibrate", "--baseline", plain.runtime_url]
     command += ["--speculative", speculative.runtime_url, "--batch-sizes", str(batch_size)]
     subprocess.run([*command, "--allow-noise", "--output", str(file)], cwd=ROOT, check=True)
-
-
-@contextmanager
-def gateway(runtime: Server, calibration: Path) -> Iterator[str]:
-    """Before the runtime, ready; its URL."""
-    port = free_port()
-    command = [sys.executable, "-m", "service.cli", "gateway", "--upstream", runtime.runtime_url, "--port", str(port)]
-    environment = os.environ | {"AERIE_CALIBRATION": str(calibration), "AERIE_LOG_LEVEL": "warning"}
-    with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
-        url = f"http://127.0.0.1:{port}"
-        try:
-            runtime.wait(f"{url}/readyz")
-            yield url
-        finally:
-            process.terminate()
 
 
 def counted(url: str, batch_size: int) -> dict[str, float]:
@@ -113,7 +95,7 @@ def main() -> None:
         file, rows = Path(folder) / "curve.json", []
         for batch_size in options.batch_sizes:
             calibrate(plain, speculative, batch_size, file)
-            with gateway(speculative, file) as url:
+            with gateway(speculative, "--upstream", speculative.runtime_url, AERIE_CALIBRATION=str(file)) as url:
                 rows.append(compare(url, plain, speculative, batch_size, options.rounds))
     print("| batch size | paired speedup (range) | live speedup | live / paired | counted / seen tok/s |")
     print("|---|---|---|---|---|")

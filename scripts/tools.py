@@ -67,14 +67,8 @@ def _download(folder: Path) -> None:
     except ToolsError:
         for name in ("lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True)
-        own = [
-            "-o",
-            f"Dir::State::lists={folder}/lists",
-            "-o",
-            f"Dir::Cache={folder}/cache",
-            "-o",
-            "Debug::NoLocking=1",
-        ]
+        options = (f"Dir::State::lists={folder}/lists", f"Dir::Cache={folder}/cache", "Debug::NoLocking=1")
+        own = [word for option in options for word in ("-o", option)]
         _run(["apt-get", *own, "update"], cwd=folder)
         _run(["apt-get", *own, "download", PACKAGE], cwd=folder)
 

@@ -18,7 +18,7 @@ import httpx
 from scripts.dashboards.__main__ import DASHBOARDS, FOLDER
 from scripts.dashboards.prometheus import running
 from scripts.dashboards.render import Window, render
-from tests.e2e.servers import ROOT, Server, aerie, free_port, prompts
+from tests.e2e.servers import ROOT, Server, aerie, gateway, prompts
 
 TARGET = ROOT / "docs" / "dashboards"
 WAVES = (1, 4, 8, 2)
@@ -89,23 +89,20 @@ def main() -> None:
         aerie("runtime") as speculative,
         aerie("runtime", "--no-speculation") as plain,
     ):
-        folder, port = Path(scratch), free_port()
+        folder = Path(scratch)
         calibrate(plain, speculative, folder / "curve.json")
-        (folder / "gateway.yaml").write_text(configuration(speculative, plain, folder / "curve.json"))
-        command = [sys.executable, "-m", "service.cli", "gateway", "--port", str(port)]
-        gateway = subprocess.Popen([*command, "--config", str(folder / "gateway.yaml")], stderr=subprocess.DEVNULL)
-        try:
-            speculative.wait(f"http://127.0.0.1:{port}/readyz")
-            runtimes = [f"127.0.0.1:{server.runtime_port}" for server in (speculative, plain)]
-            with running(folder, {"aerie": [f"127.0.0.1:{port}"], "sglang": runtimes}) as prometheus:
-                started = time.time()
-                load(f"http://127.0.0.1:{port}", minutes)
-                window = Window(started, time.time())
-                for name in DASHBOARDS:
-                    render(prometheus, FOLDER / f"{name}.json", TARGET / f"{name}.png", window)
-        finally:
-            gateway.terminate()
-            gateway.wait(60)
+        config = folder / "gateway.yaml"
+        config.write_text(configuration(speculative, plain, folder / "curve.json"))
+        runtimes = [f"127.0.0.1:{server.runtime_port}" for server in (speculative, plain)]
+        with (
+            gateway(speculative, "--config", str(config)) as url,
+            running(folder, {"aerie": [url.removeprefix("http://")], "sglang": runtimes}) as prometheus,
+        ):
+            started = time.time()
+            load(url, minutes)
+            window = Window(started, time.time())
+            for name in DASHBOARDS:
+                render(prometheus, FOLDER / f"{name}.json", TARGET / f"{name}.png", window)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ come from (scripts/tools.py) and what is asked.
 
 import contextlib
 import json
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import httpx
 
 from scripts import tools
+from tests.e2e.servers import free_port
 
 RULES = Path(__file__).resolve().parents[2] / "deploy" / "helm" / "aerie" / "rules"
 READY_S = 60
@@ -83,7 +83,7 @@ def running(folder: Path, jobs: Mapping[str, list[str]]) -> Iterator[Prometheus]
         TimeoutError: it did not become ready.
     """
     executable = tools.find().prometheus
-    port = _free_port()
+    port = free_port()
     command = [
         str(executable),
         f"--config.file={_configure(folder, jobs)}",
@@ -126,10 +126,3 @@ def _ready(url: str, process: subprocess.Popen[bytes]) -> bool:
                 return True
         time.sleep(0.2)
     return False
-
-
-def _free_port() -> int:
-    with socket.socket() as candidate:
-        candidate.bind(("127.0.0.1", 0))
-        port: int = candidate.getsockname()[1]
-        return port

@@ -156,11 +156,6 @@ class Calibration:
         """Why it is not used for some replica, for operators; None where it is for all that are known."""
         return next(iter(self._misfits.values()), None)
 
-    @property
-    def made(self) -> datetime | None:
-        """When it was measured; None without one."""
-        return self._curve.created if self._curve else None
-
     def show(self) -> None:
         """In the metrics, from now on; nothing of an older one stays."""
         self.hide()

@@ -150,7 +150,8 @@ class Fleet:
         if station is None:
             station = Station(pool, config.queue, self._settings, self._metrics, calibration)
             station.pool.start()
-        station.adopt(pool, config.queue, calibration)
+        else:
+            station.adopt(pool, config.queue, calibration)
         return station
 
     def _have(self, stations: Iterable[Station]) -> None:

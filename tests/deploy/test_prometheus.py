@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +15,7 @@ import pytest
 from scripts.dashboards.prometheus import Prometheus, resolve, running
 from scripts.dashboards.render import Window, render
 from tests.deploy.queries import DASHBOARDS, Asked, everything, of_alerts
-from tests.e2e.servers import Server, free_port, prompts
+from tests.e2e.servers import Server, gateway, prompts
 
 pytestmark = pytest.mark.e2e
 
@@ -82,27 +80,16 @@ def curve(runtime: Server, folder: Path) -> Path:
     return path
 
 
-@contextlib.contextmanager
-def gateway(runtime: Server, folder: Path) -> Iterator[str]:
+def configuration(runtime: Server, folder: Path) -> Path:
     """Pools of two drafts at one runtime, the second a canary as good as the first; their baseline is there too."""
     common = f"kind: speculative, replicas: ['{runtime.runtime_url}'], calibration: {curve(runtime, folder)}"
-    config = folder / "gateway.yaml"
-    config.write_text(
+    path = folder / "gateway.yaml"
+    path.write_text(
         f"pools:\n- {{name: eagle, version: v1, {common}}}\n- {{name: next, version: v2, weight: 0.5, {common}}}\n"
         f"- {{name: plain, kind: baseline, replicas: ['{runtime.runtime_url}']}}\n"
         "policy: {baseline_share: 0.4}\ntasks: [code, chat]\n"
     )
-    port = free_port()
-    command = [sys.executable, "-m", "service.cli", "gateway", "--port", str(port), "--config", str(config)]
-    with (folder / "gateway.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        runtime.wait(f"{url}/readyz")
-        yield url
-    finally:
-        process.terminate()
-        process.wait(60)
+    return path
 
 
 def ask(url: str, number: int) -> None:
@@ -141,7 +128,7 @@ def load(url: str) -> None:
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("prometheus")
-    with gateway(server, folder) as url:
+    with gateway(server, "--config", str(configuration(server, folder))) as url:
         jobs = {"aerie": [url.removeprefix("http://")], "sglang": [server.runtime_url.removeprefix("http://")]}
         with running(folder, jobs) as prometheus:
             started = time.time()

@@ -104,3 +104,19 @@ def aerie(command: str, *arguments: str) -> Iterator[Server]:
             server.client.close()
             if process.poll() is None:
                 server.stop()
+
+
+@contextlib.contextmanager
+def gateway(runtime: Server, *arguments: str, **environment: str) -> Iterator[str]:
+    """An `aerie gateway` of its own before a runtime, ready; its URL. It has ended when the block has."""
+    port = free_port()
+    command = [sys.executable, "-m", "service.cli", "gateway", "--port", str(port), *arguments]
+    with tempfile.NamedTemporaryFile(prefix="aerie-", suffix=".log") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stdout=log, stderr=log)
+        url = f"http://127.0.0.1:{port}"
+        try:
+            runtime.wait(f"{url}/readyz")
+            yield url
+        finally:
+            process.terminate()
+            process.wait(60)

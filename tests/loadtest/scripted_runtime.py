@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import uvicorn
 
+from tests.service.gateway.scripted_upstream import read_body, respond
+
 MODEL = "smollm2-135m-instruct"
 FLAGS = {
     "dtype": "bfloat16",
@@ -127,19 +129,6 @@ def speculative(**fields):
     details |= {"spec_correct_drafts_histogram": [0, 2, 1]}
     info = {"speculative_algorithm": "EAGLE3", **TREE} | fields.pop("server_info", {})
     return ScriptedRuntime(**{"server_info": info, "pieces": stream_of([1, 3, 5, 8], details=details), **fields})
-
-
-async def read_body(receive):
-    body, more = b"", True
-    while more:
-        message = await receive()
-        body, more = body + message.get("body", b""), message.get("more_body", False)
-    return body
-
-
-async def respond(send, status, body):
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]})
-    await send({"type": "http.response.body", "body": body})
 
 
 @contextmanager
