@@ -32,16 +32,16 @@ def bucket(batch_size: int) -> int:
 
 
 class _Sums(NamedTuple):
-    """Since the meter's beginning, by bucket: wall seconds, a request's share of them and, of that, what was at a batch
-    size whose baseline is known, and what the baseline would have generated in it."""
+    """Of one bucket since the meter's beginning: wall seconds, a request's share of them and, of that, what was at a
+    batch size whose baseline is known, and what the baseline would have generated in it."""
 
-    wall_s: list[float]
-    share_s: list[float]
-    calibrated_s: list[float]
-    baseline_tokens: list[float]
+    wall_s: float
+    share_s: float
+    calibrated_s: float
+    baseline_tokens: float
 
-    def copy(self) -> "_Sums":
-        return _Sums(self.wall_s[:], self.share_s[:], self.calibrated_s[:], self.baseline_tokens[:])
+
+_NOTHING = _Sums(0.0, 0.0, 0.0, 0.0)
 
 
 class BatchMeter:
@@ -54,7 +54,7 @@ class BatchMeter:
         self._load = load
         self._clock = clock
         self._since_s = clock()
-        self._sums = _Sums(*([0.0] * len(LABELS) for _ in _Sums._fields))
+        self._sums: dict[int, _Sums] = {}
         self._seconds = cache(lambda index: metrics.batch_seconds.labels(pool, replica, LABELS[index]))
         self._tokens = cache(lambda index: metrics.batch_tokens.labels(pool, replica, LABELS[index]))
         self._calibrated = cache(lambda index: metrics.batch_calibrated_tokens.labels(pool, replica, LABELS[index]))
@@ -69,37 +69,38 @@ class BatchMeter:
         """The load has been as it is until now."""
         now_s = self._clock()
         elapsed_s, self._since_s = now_s - self._since_s, now_s
-        if not self._load.ours:
+        if not (elapsed_s and self._load.ours):
             return
         batch_size = self.batch_size
         index, share_s = bucket(batch_size), elapsed_s / self._load.busy
-        self._sums.wall_s[index] += elapsed_s
-        self._sums.share_s[index] += share_s
+        wall_s, shared_s, calibrated_s, baseline_tokens = self._sums.get(index, _NOTHING)
         if self.baseline is not None and (tokens_per_s := self.baseline(batch_size)) is not None:
-            self._sums.calibrated_s[index] += share_s
-            self._sums.baseline_tokens[index] += share_s * tokens_per_s
+            calibrated_s += share_s
+            baseline_tokens += share_s * tokens_per_s
+        self._sums[index] = _Sums(wall_s + elapsed_s, shared_s + share_s, calibrated_s, baseline_tokens)
 
     def enter(self) -> "Stay":
         """A request begins; the load is about to hold it."""
         self.settle()
         return Stay(self, self._sums.copy())
 
-    def count(self, since: _Sums, chunks: dict[int, int], tokens: int) -> None:
+    def count(self, since: Mapping[int, _Sums], chunks: dict[int, int], tokens: int) -> None:
         """A request that came when the sums were these has generated so many tokens."""
         self.settle()
-        sums = self._sums
-        pairs = enumerate(zip(sums.wall_s, since.wall_s, strict=True))
-        met = {index: now - then for index, (now, then) in pairs if now > then}
-        weights: Mapping[int, float] = chunks or met
+        met: dict[int, tuple[_Sums, _Sums]] = {}
+        for index, now in self._sums.items():
+            if (then := since.get(index, _NOTHING)) is not now:
+                met[index] = now, then
+        weights = chunks or {index: now.wall_s - then.wall_s for index, (now, then) in met.items()}
         whole = sum(weights.values())
-        for index in met:
-            share_s = sums.share_s[index] - since.share_s[index]
+        for index, (now, then) in met.items():
+            share_s = now.share_s - then.share_s
             generated = tokens * weights.get(index, 0) / whole
             self._seconds(index).inc(share_s)
             self._tokens(index).inc(generated)
-            if calibrated_s := sums.calibrated_s[index] - since.calibrated_s[index]:
+            if calibrated_s := now.calibrated_s - then.calibrated_s:
                 self._calibrated(index).inc(generated * min(1.0, calibrated_s / share_s))
-                self._baseline(index).inc(sums.baseline_tokens[index] - since.baseline_tokens[index])
+                self._baseline(index).inc(now.baseline_tokens - then.baseline_tokens)
 
 
 class Stay:
@@ -107,7 +108,7 @@ class Stay:
 
     __slots__ = ("_chunks", "_meter", "_since")
 
-    def __init__(self, meter: BatchMeter, since: _Sums) -> None:
+    def __init__(self, meter: BatchMeter, since: Mapping[int, _Sums]) -> None:
         self._meter = meter
         self._since = since
         self._chunks: dict[int, int] = {}

@@ -191,9 +191,9 @@ def together(workers: Iterable[Iterable[Metric]], modes: Mapping[str, str]) -> l
         for sample in family.samples:
             of_family.setdefault((sample.name, tuple(sample.labels.items())), []).append(sample.value)
     for name, family in families.items():
+        together_ = _TOGETHER[modes.get(name, "livesum")]
         family.samples = [
-            Sample(series, dict(labels), _rule(series, modes.get(name))(found))
-            for (series, labels), found in values[name].items()
+            Sample(series, dict(labels), together_(found)) for (series, labels), found in values[name].items()
         ]
     return list(families.values())
 
@@ -210,12 +210,6 @@ def without_gone_replicas(families: list[Metric]) -> list[Metric]:
 
 def _replica(sample: Sample) -> tuple[str, str]:
     return sample.labels["pool"], sample.labels["replica"]
-
-
-def _rule(series: str, mode: str | None) -> Callable[[Iterable[float]], float]:
-    if mode is not None:
-        return _TOGETHER[mode]
-    return min if series.endswith("_created") else sum
 
 
 def _plain(family: Metric) -> list[Any]:

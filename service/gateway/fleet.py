@@ -45,12 +45,12 @@ class Station:
         self.pool.compare(calibration)
         self.admission = Admission(capacity=0, queue_limit=queue.limit, tenant_queue_limit=queue.limit_per_key)
         metrics.follow_queue(config.name, lambda: self.admission.waiting)
-        metrics.describe_pool(config.name, config.kind, config.version)
+        metrics.describe_pool(config.name, config.kind, config.version, config.weight)
 
     def adopt(self, config: PoolConfig, queue: QueueConfig, calibration: Calibration) -> None:
         """Be this from now on; replicas that stay keep their connections, breakers and requests, the queue its own."""
         self.config, self.idle_ticks = config, 0
-        self._metrics.describe_pool(config.name, config.kind, config.version)
+        self._metrics.describe_pool(config.name, config.kind, config.version, config.weight)
         self.pool.adopt(config.replicas, config.max_in_flight)
         self.pool.compare(calibration)
         self.admission.limit(queue.limit, queue.limit_per_key)

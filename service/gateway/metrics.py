@@ -9,8 +9,10 @@ from functools import cache
 from importlib.metadata import version
 from typing import Literal, NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.registry import Collector
+
+disable_created_metrics()  # they double a scrape, and Prometheus has no use for them
 
 _FINE_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5)
 _FIRST_TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -52,11 +54,11 @@ class Metrics:
         self._declare_files()
         self._declare_upstream()
         self._declare_watchers()
+        self._declare_process()
         # what every request counts: finding a series by its labels costs more than counting
         self.decision = cache(self.decisions.labels)
         self.queued = cache(self.queue_time.labels)
         self.between_chunks = cache(self.inter_chunk.labels)
-        self.build_info.labels(version("aerie")).set(1)
 
     def _counter(self, name: str, what: str, labels: Sequence[str] = ()) -> Counter:
         return Counter(name, what, labels, registry=self.registry)
@@ -204,6 +206,12 @@ class Metrics:
             ("pool", "kind", "version"),
             together="livemax",
         )
+        self.pool_weight = self._gauge(
+            "aerie_pool_weight",
+            "The pool's share of its kind's requests is this over the sum of all; at 0 it takes none.",
+            ("pool",),
+            together="livemax",
+        )
 
     def _declare_policy(self) -> None:
         self.decisions = self._counter(
@@ -307,22 +315,30 @@ class Metrics:
             "Prompts sampled for training: written; dropped for lack of room, or as of no use in training; failed.",
             ("result",),
         )
+
+    def _declare_process(self) -> None:
         self.build_info = self._gauge(
             "aerie_build_info", "1, for the gateway's version.", ("version",), together="livemax"
         )
+        self.build_info.labels(version("aerie")).set(1)
+        self.start_time = self._gauge(
+            "aerie_start_time_seconds", "When the gateway started, in Unix time.", together="livemin"
+        )
+        self.start_time.set_to_current_time()
 
     def follow_queue(self, pool: str, waiting: Callable[[], float]) -> None:
         """Read a queue's length at every scrape."""
         self.queue_waiting.labels(pool).set_function(waiting)
 
-    def describe_pool(self, pool: str, kind: str, version: str) -> None:
+    def describe_pool(self, pool: str, kind: str, version: str, weight: float) -> None:
         """What it is, from now on."""
         self.pool_info.remove_by_labels({"pool": pool})
         self.pool_info.labels(pool, kind, version).set(1)
+        self.pool_weight.labels(pool).set(weight)
 
     def forget_pool(self, pool: str) -> None:
         """Drop what is said of a pool that is gone; what it has counted stays."""
-        for gauge in (self.queue_waiting, self.pool_info):
+        for gauge in (self.queue_waiting, self.pool_info, self.pool_weight):
             gauge.remove_by_labels({"pool": pool})
 
     def follow(

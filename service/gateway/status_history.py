@@ -39,6 +39,7 @@ _READ: Mapping[str, tuple[str, ...]] = {
     "aerie_upstream_requests_in_flight": ("pool",),
     "aerie_upstream_info": ("pool", "model", "version", "device", "algorithm", "tree"),
     "aerie_build_info": ("version",),
+    "aerie_start_time_seconds": (),
 }
 """The series that the page reads, and the labels it tells apart: samples that differ in others only are summed."""
 
@@ -48,15 +49,11 @@ class Totals:
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._of: dict[str, dict[tuple[str, ...], float]] = {}
-        self.oldest_s: float | None = None
-        """When the oldest of the counters began, in Unix time."""
         for sample in (sample for family in families for sample in family.samples):
             if (names := _READ.get(sample.name)) is not None:
                 labels = tuple(sample.labels[name] for name in names)
                 of_series = self._of.setdefault(sample.name, {})
                 of_series[labels] = of_series.get(labels, 0.0) + sample.value
-            elif sample.name.endswith("_created"):
-                self.oldest_s = min(sample.value, self.oldest_s or sample.value)
 
     def __getitem__(self, name: str) -> dict[tuple[str, ...], float]:
         """All of a series."""

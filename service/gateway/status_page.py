@@ -40,7 +40,6 @@ class StatusPage:
     def __init__(self, around: Surroundings, errors: RecentErrors) -> None:
         self._around = around
         self._errors = errors
-        self._started_s = time.time()
         self._history = History(self._collect)
         self._sections: dict[str, Html] = {}
         self._template = Template((_PAGES / "status.html").read_text("utf-8"))
@@ -90,7 +89,7 @@ class StatusPage:
             pools=[_pool_facts(station) for station in around.fleet.stations],
             errors=list(self._errors),
             workers=around.settings.workers,
-            uptime_s=time.time() - min(self._started_s, now.oldest_s or self._started_s),
+            uptime_s=time.time() - now.sum("aerie_start_time_seconds"),
         )
 
     def _models(self) -> list[str]:

@@ -41,8 +41,14 @@ class PoolFacts(NamedTuple):
 
 def pool_cards(pools: Sequence[PoolFacts], now: Totals, window: Window | None) -> Html:
     """All of them."""
-    baselines = [pool.name for pool in pools if not pool.speculates]
-    return joined(*(_card(pool, baselines, now, window) for pool in pools))
+    plain = {pool.name: _models(pool, now) for pool in pools if not pool.speculates}
+    return joined(
+        *(_card(pool, [name for name in plain if plain[name] & _models(pool, now)], now, window) for pool in pools)
+    )
+
+
+def _models(pool: PoolFacts, now: Totals) -> set[str]:
+    return {model for model, *_ in now.of("aerie_upstream_info", pool.name)}
 
 
 def calibration(pool: PoolFacts, now: Totals) -> str:
