@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 
 from service.capabilities import TABLE, Support
@@ -39,13 +41,29 @@ def metrics() -> str:
     """Every time series of the gateway."""
     rows = []
     for collector in vars(Metrics()).values():
-        if not hasattr(collector, "_labelnames"):
+        if not isinstance(collector, MetricWrapperBase):
             continue
         kind, labels = collector._type, collector._labelnames
         name = collector._name + ("_total" if kind == "counter" else "")
         words = collector._documentation + (f" OpenTelemetry: `{GEN_AI[name]}`." if name in GEN_AI else "")
-        rows.append((f"`{name}`", kind, unit(name), ", ".join(f"`{label}`" for label in labels) or "-", words))
-    return table(("name", "type", "unit", "labels", "meaning"), rows)
+        labelled = ", ".join(f"`{label}`" for label in labels) or "-"
+        rows.append((f"`{name}`", kind, unit(name), labelled, words, f"`{query(name, collector)}`"))
+    return table(("name", "type", "unit", "labels", "meaning", "PromQL to read it"), rows)
+
+
+def query(name: str, collector: MetricWrapperBase) -> str:
+    """What asks Prometheus for it, of all gateways together."""
+    labels = collector._labelnames
+    by = f" by ({', '.join(labels)}) " if labels else ""
+    if isinstance(collector, Counter):
+        return f"sum{by}(rate({name}[5m]))"
+    if isinstance(collector, Histogram):
+        return f"histogram_quantile(0.95, sum by ({', '.join(('le', *labels))}) (rate({name}_bucket[5m])))"
+    assert isinstance(collector, Gauge)
+    if name.endswith("_info"):
+        return f"group{by}({name})"
+    together = f"{collector._multiprocess_mode.removeprefix('live')}{by}({name})"
+    return f"time() - {together}" if "_time" in name else together
 
 
 def unit(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What deploy/ and the runbook ask Prometheus: every query as it stands in the files."""
+"""What deploy/, the runbook and the table of metrics ask Prometheus: every query as it stands in the files."""
 
 import json
 import re
@@ -14,6 +14,7 @@ RULES = CHART / "rules" / "aerie.rules.yaml"
 ALERTS = CHART / "rules" / "aerie.alerts.yaml"
 DASHBOARDS = sorted((CHART / "dashboards").glob("*.json"))
 RUNBOOK = ROOT / "docs" / "runbook.md"
+METRICS = ROOT / "docs" / "metrics.md"
 METRIC = re.compile(r"\b(?:aerie_|sglang[:_]|ALERTS\b|up\b)\w*|\b\w+:(?:aerie|sglang)_\w+:\w+")
 
 
@@ -65,8 +66,14 @@ def of_runbook() -> Iterator[Asked]:
             yield from (Asked(f"runbook: {name}", line) for line in block.splitlines() if line.strip())
 
 
+def of_metrics() -> Iterator[Asked]:
+    """The last column of the table of metrics."""
+    rows = re.findall(r"^\| `(aerie_\w+)` \|.*\| `(.*)` \|$", METRICS.read_text(), flags=re.MULTILINE)
+    yield from (Asked(f"metric: {name}", expr) for name, expr in rows)
+
+
 def everything() -> list[Asked]:
-    return [*of_rules(), *of_alerts(), *of_dashboards(), *of_runbook()]
+    return [*of_rules(), *of_alerts(), *of_dashboards(), *of_runbook(), *of_metrics()]
 
 
 def sections() -> dict[str, str]:
