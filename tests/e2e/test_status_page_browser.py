@@ -113,6 +113,20 @@ def test_accepted_drafts_are_highlighted_and_the_figures_are_the_requests_own(pa
     assert "3 and more" in page.text("#shades")
 
 
+def test_a_thought_is_told_from_the_answer(page: Page) -> None:
+    """What SGLang's reasoning parsers stream, given to the page's own reader of events: this model does not think."""
+    answered(page, limit=4)
+    deltas = ({"reasoning_content": "Sums."}, {"reasoning_content": " Easy."}, {"content": "4"}, {"content": "."})
+    page.script(
+        "byId('answer').replaceChildren(); const told = {tokens: 0, pieces: 0, speculates: true};"
+        "for (const delta of arguments[0]) take(JSON.stringify({choices: [{delta}]}), told)",
+        deltas,
+    )
+    assert page.script("return byId('answer').textContent") == "Sums. Easy.\n\n4."
+    thought = "return [...document.querySelectorAll('#answer .thought')].map((piece) => piece.textContent)"
+    assert page.script(thought) == ["Sums.", " Easy."]
+
+
 def test_an_answer_appears_while_it_is_made_and_can_be_stopped(page: Page, server: Server) -> None:
     send(page, "Tell me a long story about the sea.", limit=2000)
     page.until(lambda: page.script("return document.querySelectorAll('.pass[title]').length > 3"), "some pieces")

@@ -138,11 +138,11 @@ function take(event, told) {
   if (!document_.choices?.length) { told.usage = document_.usage ?? told.usage; return; }
   const { delta, finish_reason: finish } = document_.choices[0];
   if (finish === "length") say("The answer ended at the most tokens that it was allowed.");
-  const text = delta?.content;
-  if (text) show(text, document_.usage?.completion_tokens, told);
+  const thought = delta?.reasoning_content, text = thought || delta?.content;
+  if (text) show(text, Boolean(thought), document_.usage?.completion_tokens, told);
 }
 
-function show(text, total, told) {
+function show(text, thought, total, told) {
   const tokens = total === undefined ? null : total - told.tokens;
   told.tokens = total ?? told.tokens;
   told.last = performance.now();
@@ -151,6 +151,8 @@ function show(text, total, told) {
   piece.textContent = text;
   const drafts = told.pieces > 0 && told.speculates && tokens !== null ? tokens - 1 : 0;
   piece.className = `pass d${Math.min(Math.max(drafts, 0), 3)}`;
+  if (thought) piece.classList.add("thought");
+  else if (byId("answer").lastChild?.classList.contains("thought")) byId("answer").append("\n\n");
   if (tokens !== null) piece.title = describe(tokens, drafts, told);
   told.pieces += 1;
   byId("answer").append(piece);
