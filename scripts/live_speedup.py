@@ -114,7 +114,7 @@ def main() -> None:
             file = Path(folder) / "curve.json"
             rounds = [measure(plain, speculative, batch_size, file) for _ in range(options.rounds)]
             ratios = [each.live / each.paired for each in rounds]
-            medians = {name: statistics.median(each) for name, each in zip(Round._fields, zip(*rounds), strict=True)}
+            medians = {name: statistics.median(getattr(each, name) for each in rounds) for name in Round._fields}
             ranges = {"live/paired": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
             rows.append(
                 {name: round(value, 3) for name, value in (medians | ranges).items()} | {"batch_size": batch_size}

@@ -12,7 +12,7 @@ several batch sizes, its tokens go by the chunks that arrived at each, or, unles
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from functools import cache
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from service.gateway.load import Load
@@ -44,6 +44,16 @@ class _Sums(NamedTuple):
 _NOTHING = _Sums(0.0, 0.0, 0.0, 0.0)
 
 
+@dataclass(slots=True)
+class _Counted:
+    """In one bucket, of requests that have ended and were not told yet."""
+
+    busy_s: float = 0.0
+    tokens: float = 0.0
+    calibrated_tokens: float = 0.0
+    baseline_tokens: float = 0.0
+
+
 class BatchMeter:
     """One replica's. `settle` before every change of its load."""
 
@@ -55,10 +65,10 @@ class BatchMeter:
         self._clock = clock
         self._since_s = clock()
         self._sums: dict[int, _Sums] = {}
-        self._seconds = cache(lambda index: metrics.batch_seconds.labels(pool, replica, LABELS[index]))
-        self._tokens = cache(lambda index: metrics.batch_tokens.labels(pool, replica, LABELS[index]))
-        self._calibrated = cache(lambda index: metrics.batch_calibrated_tokens.labels(pool, replica, LABELS[index]))
-        self._baseline = cache(lambda index: metrics.batch_baseline_tokens.labels(pool, replica, LABELS[index]))
+        self._counted: dict[int, _Counted] = {}
+        self._metrics = metrics
+        self._labels = pool, replica
+        self._unfollow = metrics.before_collection(self._tell)
 
     @property
     def batch_size(self) -> int:
@@ -91,16 +101,35 @@ class BatchMeter:
         for index, now in self._sums.items():
             if (then := since.get(index, _NOTHING)) is not now:
                 met[index] = now, then
-        weights = chunks or {index: now.wall_s - then.wall_s for index, (now, then) in met.items()}
+        weights: Mapping[int, float] = chunks or {index: now.wall_s - then.wall_s for index, (now, then) in met.items()}
         whole = sum(weights.values())
         for index, (now, then) in met.items():
             share_s = now.share_s - then.share_s
             generated = tokens * weights.get(index, 0) / whole
-            self._seconds(index).inc(share_s)
-            self._tokens(index).inc(generated)
+            if (counted := self._counted.get(index)) is None:
+                counted = self._counted[index] = _Counted()
+            counted.busy_s += share_s
+            counted.tokens += generated
             if calibrated_s := now.calibrated_s - then.calibrated_s:
-                self._calibrated(index).inc(generated * min(1.0, calibrated_s / share_s))
-                self._baseline(index).inc(now.baseline_tokens - then.baseline_tokens)
+                counted.calibrated_tokens += generated * min(1.0, calibrated_s / share_s)
+                counted.baseline_tokens += now.baseline_tokens - then.baseline_tokens
+
+    def _tell(self) -> None:
+        """Count: not before somebody reads, since a request meets many batch sizes, each with four series."""
+        metrics = self._metrics
+        for index, counted in self._counted.items():
+            labels = *self._labels, LABELS[index]
+            metrics.batch_seconds.labels(*labels).inc(counted.busy_s)
+            metrics.batch_tokens.labels(*labels).inc(counted.tokens)
+            if counted.baseline_tokens:
+                metrics.batch_calibrated_tokens.labels(*labels).inc(counted.calibrated_tokens)
+                metrics.batch_baseline_tokens.labels(*labels).inc(counted.baseline_tokens)
+        self._counted.clear()
+
+    def close(self) -> None:
+        """The replica has left: nothing more is told of it."""
+        self._tell()
+        self._unfollow()
 
 
 class Stay:

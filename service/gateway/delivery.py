@@ -55,8 +55,12 @@ class Delivery:
         self._lifeline = lifeline
         self._metrics = metrics
         self._stall_s = stall_timeout_s
-        self._runtime_silent = UpstreamTimeout(f"The runtime sent nothing for {stall_timeout_s:g} s.")
-        self._client_slow = ClientGone(f"The client read nothing for {stall_timeout_s:g} s.")
+
+    def _runtime_silent(self) -> GatewayError:
+        return UpstreamTimeout(f"The runtime sent nothing for {self._stall_s:g} s.")
+
+    def _client_slow(self) -> GatewayError:
+        return ClientGone(f"The client read nothing for {self._stall_s:g} s.")
 
     def keep(self, limit_bytes: int) -> None:
         """Remember what the client is sent, unless that is more than this."""

@@ -6,24 +6,29 @@ Owns one time per request, moved forward with every step. Refuses to own what ha
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from service.gateway.errors import GatewayError
+
+Silence = Callable[[], GatewayError]
+"""What to tell of one; made only when it has been."""
 
 
 class Lifeline:
     """A context in which every wait is cut short by `end` or by the time given to the last `allow`.
 
-    On exit it raises the error that ended it. Used by one task; `end` may be called by any of the loop's.
+    On exit it raises the error that ended it. Used by one task, once; `end` may be called by any of the loop's. It is
+    asyncio's timeout for times that move, at half the cost.
     """
 
+    _task: asyncio.Task[Any]
+
     def __init__(self) -> None:
-        self._timer = asyncio.timeout(None)
         self._due_s = 0.0
         self._look: asyncio.TimerHandle | None = None
-        self._open = False
+        self._open = self._fired = False
         self._groups: tuple[Lifelines, ...] = ()
-        self._on_silence: GatewayError | None = None
+        self._on_silence: Silence | None = None
         self._ended_by: GatewayError | None = None
 
     def among(self, *groups: "Lifelines") -> Self:
@@ -31,9 +36,9 @@ class Lifeline:
         self._groups = groups
         return self
 
-    def allow(self, seconds: float, on_silence: GatewayError) -> None:
+    def allow(self, seconds: float, on_silence: Silence) -> None:
         """The next step may take this long, else the request ends with that error."""
-        if self._ended_by is None:
+        if self._open and self._ended_by is None:
             self._on_silence = on_silence
             self._fire_in(seconds)
 
@@ -57,34 +62,33 @@ class Lifeline:
 
     def _fire_if_due(self) -> None:
         self._look = None
-        now_s = asyncio.get_running_loop().time()
-        if now_s < self._due_s:
+        if asyncio.get_running_loop().time() < self._due_s:
             self._look_at(self._due_s)
-        elif not self._timer.expired():
-            self._timer.reschedule(now_s)
+        elif not self._fired:
+            self._fired = True
+            self._task.cancel()
 
-    async def __aenter__(self) -> Self:
-        await self._timer.__aenter__()
-        self._open = True
+    def __enter__(self) -> Self:
+        task = asyncio.current_task()
+        assert task is not None, "a request is a task"
+        self._task, self._cancellations, self._open = task, task.cancelling(), True
         if self._ended_by is not None:
             self._fire_in(0)
         for group in self._groups:
             group.add(self)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         self._open = False
         for group in self._groups:
             group.discard(self)
         if self._look is not None:
             self._look.cancel()
-        try:
-            await self._timer.__aexit__(kind, error, traceback)
-        except TimeoutError:
-            reason = self._ended_by or self._on_silence
-            assert reason is not None, "the timer fires only after allow or end"
+        task, on_silence = self._task, self._on_silence
+        del self._task, self._on_silence  # they hold what holds us
+        if self._fired and task.uncancel() <= self._cancellations and kind is asyncio.CancelledError:
+            reason = self._ended_by or (on_silence and on_silence())
+            assert reason is not None, "it fires only after allow or end"
             raise reason from None
 
 

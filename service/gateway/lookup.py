@@ -20,7 +20,7 @@ from service.gateway.limits import Allowance
 from service.gateway.member import Member
 from service.gateway.pool import Pool
 from service.gateway.record import RequestRecord
-from service.gateway.relay import ATTEMPTS, COSTS_NOTHING, Surroundings, refusals_counted
+from service.gateway.relay import ATTEMPTS, COSTS_NOTHING, RefusalsCounted, Surroundings
 from service.gateway.sglang import RuntimeInfo
 
 QUESTIONS_AT_ONCE = 64
@@ -49,13 +49,12 @@ async def ask(question: Question, record: RequestRecord, around: Surroundings) -
     """
     limit_s, lifeline = around.settings.tokenize_timeout_s, Lifeline()
     with (
-        refusals_counted(around.metrics),
+        RefusalsCounted(around.metrics),
         around.guard.limiter.admit(question.key, question.estimate) as allowance,
     ):
-        with _refunded(allowance):
-            async with lifeline.among(around.drain.lifelines):
-                lifeline.allow(limit_s, UpstreamTimeout(f"The runtime did not answer within {limit_s:g} s."))
-                document = await _first_answer(question, record, around)
+        with _refunded(allowance), lifeline.among(around.drain.lifelines):
+            lifeline.allow(limit_s, lambda: UpstreamTimeout(f"The runtime did not answer within {limit_s:g} s."))
+            document = await _first_answer(question, record, around)
         allowance.settle(_tokens(document, question.estimate))
         return Response(orjson.dumps(document), headers=allowance.headers, media_type="application/json")
 

@@ -87,8 +87,8 @@ class Lease:
         else:
             self._permit.dropped()
 
-    def __enter__(self) -> Self:
-        """Begin.
+    def begin(self) -> Self:
+        """The request is at the member.
 
         Raises:
             UpstreamUnavailable: since it was chosen, the member has stopped taking requests.
@@ -100,12 +100,19 @@ class Lease:
         self._count(1)
         return self
 
-    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+    def end(self, error: BaseException | None = None) -> None:
+        """It no longer is; `error` if that is why."""
         self.member.replica.meter.settle()
         self._count(-1)
         if isinstance(error, GatewayError):
             self.failed(error)
         self._permit.dropped()
+
+    def __enter__(self) -> Self:
+        return self.begin()
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        self.end(error)
 
     def _count(self, requests: int) -> None:
         if self._question:

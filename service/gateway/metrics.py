@@ -4,15 +4,23 @@ Owns names, help texts, buckets and how several workers' gauges become one. Refu
 observe.py, a replica's time batches.py. Each app has its own registry; several workers' are put together by board.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.metadata import version
 from typing import Literal, NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.registry import Collector
 
-disable_created_metrics()  # they double a scrape, and Prometheus has no use for them
+disable_created_metrics()  # type: ignore[no-untyped-call]  # they double a scrape, and Prometheus has no use for them
 
 _FINE_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5)
 _FIRST_TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -37,11 +45,25 @@ class FileGauges(NamedTuple):
     stale: Gauge
 
 
+class _Late(Collector):
+    """The first in its registry: whoever counts in numbers of his own hands them over before the series are read."""
+
+    def __init__(self) -> None:
+        self.tellers: set[Callable[[], None]] = set()
+
+    def collect(self) -> Iterator[Metric]:
+        for tell in tuple(self.tellers):
+            tell()
+        return iter(())
+
+
 class Metrics:
     """The time series of one app."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._late = _Late()
+        self.registry.register(self._late)
         self.source: Collector = self.registry
         self._declare_requests()
         self._declare_latency()
@@ -325,6 +347,11 @@ class Metrics:
             "aerie_start_time_seconds", "When the gateway started, in Unix time.", together="livemin"
         )
         self.start_time.set_to_current_time()
+
+    def before_collection(self, tell: Callable[[], None]) -> Callable[[], None]:
+        """Have this called whenever the series are about to be read; what is returned ends that."""
+        self._late.tellers.add(tell)
+        return lambda: self._late.tellers.discard(tell)
 
     def follow_queue(self, pool: str, waiting: Callable[[], float]) -> None:
         """Read a queue's length at every scrape."""

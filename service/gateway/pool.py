@@ -124,13 +124,16 @@ class Pool:
     @property
     def load(self) -> PoolLoad:
         """Members that take requests, and the requests at these, ours and others'."""
-        able = self._able()
-        return PoolLoad(replicas=len(able), running=sum(member.load.busy for member in able.values()))
+        replicas = running = 0
+        for member in self._members.values():
+            if member.reason is None:
+                replicas, running = replicas + 1, running + member.load.busy
+        return PoolLoad(replicas, running)
 
     @property
     def capacity(self) -> int:
         """How many of our requests may run at once: `max_in_flight` for each member, one where a breaker tries it."""
-        return sum(self._room(member) for member in self._able().values())
+        return sum([self._room(member) for member in self._members.values() if member.reason is None])
 
     def info(self) -> RuntimeInfo:
         """A ready member's description.
@@ -166,9 +169,13 @@ class Pool:
         Raises:
             UpstreamUnavailable: nobody can, and why.
         """
-        able = {url: member for url, member in self._able().items() if member not in exclude}
+        able = self._able()
+        if exclude:
+            able = {url: member for url, member in able.items() if member not in exclude}
         if not able:
             raise unavailable(self._why_nobody())
+        if len(able) == 1:
+            return next(iter(able.values()))
         with_room = {url: member for url, member in able.items() if member.load.ours < self._max_in_flight}
         loads = {url: member.load for url, member in (with_room or able).items()}
         return able[balance.pick(loads, key, self._rng)]

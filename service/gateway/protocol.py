@@ -158,16 +158,20 @@ class Generation(Strict):
 
     def features(self) -> Iterator[Feature]:
         """What this request asks of the runtime beyond text in and out."""
-        asked = (
-            (Feature.MIN_P, self.min_p),
-            (Feature.SEED, self.seed is not None),
-            (Feature.SEED_WITH_N, self.seed is not None and (self.n or 1) > 1),
-            (Feature.LOGPROBS, self.needs_logprobs),
-            (Feature.STOP_REGEX, self.stop_regex),
-            (Feature.MIN_TOKENS_WITH_STOP_TOKEN_IDS, self.min_tokens and self.stop_token_ids),
-            (Feature.STRUCTURED_OUTPUT, self.needs_grammar),
-        )
-        return (feature for feature, value in asked if value)
+        if self.min_p:
+            yield Feature.MIN_P
+        if self.seed is not None:
+            yield Feature.SEED
+            if (self.n or 1) > 1:
+                yield Feature.SEED_WITH_N
+        if self.needs_logprobs:
+            yield Feature.LOGPROBS
+        if self.stop_regex:
+            yield Feature.STOP_REGEX
+        if self.min_tokens and self.stop_token_ids:
+            yield Feature.MIN_TOKENS_WITH_STOP_TOKEN_IDS
+        if self.needs_grammar:
+            yield Feature.STRUCTURED_OUTPUT
 
 
 class ChatCompletionRequest(Generation):

@@ -11,9 +11,9 @@ connection is not: the request itself may have ended it.
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import TracebackType
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -35,7 +35,7 @@ from service.gateway.errors import (
 from service.gateway.exchange import Exchange
 from service.gateway.fleet import Fleet, Station
 from service.gateway.guard import Guard
-from service.gateway.lifeline import Lifeline
+from service.gateway.lifeline import Lifeline, Lifelines
 from service.gateway.limits import Allowance
 from service.gateway.member import Lease, Member
 from service.gateway.metrics import Metrics
@@ -69,14 +69,18 @@ class Surroundings:
     watchers: Watchers
 
 
-@contextmanager
-def refusals_counted(metrics: Metrics) -> Iterator[None]:
-    """Count what is refused inside for lack of room, or by a key's limit."""
-    try:
-        yield
-    except (Overloaded, RateLimited) as error:
-        metrics.refusals.labels(error.code).inc()
-        raise
+class RefusalsCounted:
+    """A context: what is refused inside for lack of room, or by a key's limit, is counted."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        if isinstance(error, Overloaded | RateLimited):
+            self._metrics.refusals.labels(error.code).inc()
 
 
 class Relay(Response):
@@ -88,14 +92,12 @@ class Relay(Response):
         self._record = record
         self._around = around
         self._lifeline = Lifeline()
-        self._held = ExitStack()
         self._lease: Lease | None = None
         self._extra_headers: RawHeaders = []
         stall_s = around.settings.stall_timeout_s
         self._delivery = Delivery(exchange, record, self._lifeline, around.metrics, stall_s)
         if around.watchers.wants(exchange):
             self._delivery.keep(ANSWER_BYTES)
-        self._queue_silent = Overloaded("No capacity came free in time.", code="queue_timeout", retry_after_s=1)
 
     async def __call__(self, scope: Scope, _: Receive, send: Send) -> None:
         """Serve the request.
@@ -106,23 +108,28 @@ class Relay(Response):
         around, exchange = self._around, self._exchange
         with (
             around.metrics.in_flight.track_inprogress(),
-            refusals_counted(around.metrics),
+            RefusalsCounted(around.metrics),
             around.guard.limiter.admit(exchange.key, exchange.estimate) as allowance,
-            self._held,
         ):
-            self._extra_headers = _raw(allowance.headers)
-            try:
-                async with self._lifeline.among(around.drain.lifelines, scope["state"]["connection"].lifelines):
-                    await self._follow_plan(send)
-            except GatewayError as error:
-                await self._fail(error, send)
-            except asyncio.CancelledError:  # the server gave up waiting for this request
-                self._record.failure = ShuttingDown("The gateway ended before the answer did.")
-                raise
-            finally:
-                self._settle(allowance)
+            await self._serve(allowance, scope["state"]["connection"].lifelines, send)
         if self._record.failure is None:
             around.watchers.finished(exchange, self._record, self._delivery.kept)
+
+    async def _serve(self, allowance: Allowance, clients: Lifelines, send: Send) -> None:
+        self._extra_headers = _raw(allowance.headers)
+        try:
+            with self._lifeline.among(self._around.drain.lifelines, clients):
+                await self._follow_plan(send)
+        except GatewayError as error:
+            await self._fail(error, send)
+        except asyncio.CancelledError:  # the server gave up waiting for this request
+            self._record.failure = ShuttingDown("The gateway ended before the answer did.")
+            raise
+        finally:
+            try:
+                self._settle(allowance)
+            finally:
+                self._leave()
 
     def _settle(self, allowance: Allowance) -> None:
         """Charge what was used; nothing where the runtime did no work. What is not known stays at its estimate."""
@@ -155,7 +162,7 @@ class Relay(Response):
         if record.queued_s:
             ticket = replace(ticket, wait_s=max(0.0, ticket.wait_s - record.queued_s))
         station.open()
-        self._lifeline.allow(ticket.wait_s + QUEUE_MARGIN_S, self._queue_silent)
+        self._lifeline.allow(ticket.wait_s + QUEUE_MARGIN_S, _queue_silent)
         slot = station.admission.slot(ticket)
         try:
             async with slot:
@@ -175,24 +182,27 @@ class Relay(Response):
             member = pool.choose(exchange.conversation, exclude=tried)
             if tried:
                 self._around.metrics.retries.labels(pool.name).inc()
-            self._lease = self._held.enter_context(pool.lease(member))
-            self._lifeline.allow(limit_s, UpstreamTimeout(f"The runtime did not answer within {limit_s:g} s."))
+            self._lease = pool.lease(member).begin()
+            self._lifeline.allow(limit_s, self._runtime_silent)
             try:
                 await self._exchange_with(member, send)
                 return
             except (UpstreamUnavailable, Overloaded) as error:
                 if self._delivery.started:
                     raise
-                self._leave(self._lease, error)
+                self._leave(error)
                 tried.append(member)
                 if len(tried) == ATTEMPTS or not pool.has_other_than(tried):
                     raise
 
-    def _leave(self, lease: Lease, error: GatewayError) -> None:
-        """The replica never had the request: nothing is left there, nothing to abort."""
-        lease.failed(error)
-        self._held.close()
-        self._lease = None
+    def _runtime_silent(self) -> GatewayError:
+        return UpstreamTimeout(f"The runtime did not answer within {self._around.settings.response_timeout_s:g} s.")
+
+    def _leave(self, error: GatewayError | None = None) -> None:
+        """Nothing is left to do or to abort at the replica; `error` if that is why."""
+        if self._lease is not None:
+            self._lease.end(error)
+            self._lease = None
 
     async def _exchange_with(self, member: Member, send: Send) -> None:
         assert self._lease is not None, "what is asked is at a replica"
@@ -237,6 +247,10 @@ class Relay(Response):
             _log.warning("abort failed", extra={"fields": {"rid": self._exchange.rid, "reason": error.message}})
         else:
             aborts.labels("accepted").inc()
+
+
+def _queue_silent() -> GatewayError:
+    return Overloaded("No capacity came free in time.", code="queue_timeout", retry_after_s=1)
 
 
 def _raw(headers: Mapping[str, str]) -> RawHeaders:

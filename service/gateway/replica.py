@@ -95,6 +95,7 @@ class Replica:
         """Close every connection and drop its time series."""
         if self.calibration is not None:
             self.calibration.forget(self._labels["replica"])
+        self.meter.close()
         self._metrics.forget(**self._labels)
         self.client.close()
 

@@ -138,7 +138,7 @@ def _checked(
     wanted = parse.validate(endpoint.model, document)
     key, mode, wants_figures = sender.key, sender.mode, sender.wants_speculation
     key.check_model(wanted.model)
-    choices, limit = _choices(wanted), wanted.token_limit
+    choices, limit, features = _choices(wanted), wanted.token_limit, frozenset(wanted.features())
     record.model, record.stream, record.choices = wanted.model[:200], bool(wanted.stream), choices
     if sender.task in around.fleet.config.tasks:
         record.task = sender.task
@@ -153,11 +153,13 @@ def _checked(
         prompt_tokens=prompt_tokens,
         max_tokens=limit and limit[1],
         temperature=1.0 if wanted.temperature is None else wanted.temperature,
-        needs_grammar=wanted.needs_grammar,
-        needs_logprobs=wanted.needs_logprobs,
+        needs_grammar=Feature.STRUCTURED_OUTPUT in features,
+        needs_logprobs=Feature.LOGPROBS in features,
     )
     conversation = prefix_key(document)
-    plan = around.fleet.plan(wanted.model, facts, conversation or rid.encode(), partial(_check_runtime, wanted))
+    plan = around.fleet.plan(
+        wanted.model, facts, conversation or rid.encode(), partial(_check_runtime, limit, features)
+    )
     estimate = estimate_tokens(
         prompt_tokens=prompt_tokens * (prompts or 1),
         token_limit=limit and limit[1],
@@ -183,14 +185,14 @@ def _checked(
     )
 
 
-def _check_runtime(wanted: Generation, info: sglang.RuntimeInfo) -> None:
+def _check_runtime(limit: tuple[str, int] | None, features: frozenset[Feature], info: sglang.RuntimeInfo) -> None:
     """Whether this runtime can serve it.
 
     Raises:
         InvalidRequest: it cannot.
     """
-    check_token_limit(wanted.token_limit, info)
-    check_capabilities(wanted.features(), info)
+    check_token_limit(limit, info)
+    check_capabilities(features, info)
 
 
 def _check_prompt_is_text(endpoint: Endpoint, document: parse.Document) -> None:

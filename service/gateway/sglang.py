@@ -8,7 +8,6 @@ import asyncio
 import re
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 from http import HTTPStatus
@@ -273,6 +272,33 @@ class Answer:
             raise from_http(error) from error
 
 
+class _Open:
+    """What `SGLang.open` gives."""
+
+    _connection: Connection
+
+    def __init__(self, client: HttpClient, path: str, body: bytes, headers: str, prompt_param: str) -> None:
+        self._client = client
+        self._request = path, body, headers
+        self._prompt_param = prompt_param
+
+    async def __aenter__(self) -> Answer:
+        try:
+            connection = self._connection = await self._client.open("POST", *self._request)
+        except HttpError as error:
+            raise from_http(error) from error
+        if connection.status == HTTPStatus.OK:
+            return Answer(connection)
+        try:
+            message = sglang_message(await _read_some(connection))
+        finally:
+            self._client.leave(connection)
+        raise from_sglang(connection.status, message, prompt_param=self._prompt_param)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._client.leave(self._connection)
+
+
 class SGLang:
     """One runtime's HTTP surface. Timeouts of answers are the caller's: only connecting is bounded here."""
 
@@ -284,26 +310,15 @@ class SGLang:
         """Close every connection."""
         self._client.close()
 
-    @asynccontextmanager
-    async def open(self, path: str, body: bytes, headers: str = "", *, prompt_param: str) -> AsyncIterator[Answer]:
-        """Send a request and wait for the answer's head; leaving the context closes the connection.
+    def open(self, path: str, body: bytes, headers: str = "", *, prompt_param: str) -> "_Open":
+        """A context: sends a request and waits for the answer's head; what was not read when it ends is not waited for.
 
         `headers` are further lines, each with its end.
 
         Raises:
             GatewayError: the runtime cannot be reached, or answered with an error.
         """
-        try:
-            connection = await self._client.open("POST", path, body, headers)
-        except HttpError as error:
-            raise from_http(error) from error
-        try:
-            if connection.status != HTTPStatus.OK:
-                message = sglang_message(await _read_some(connection))
-                raise from_sglang(connection.status, message, prompt_param=prompt_param)
-            yield Answer(connection)
-        finally:
-            self._client.leave(connection)
+        return _Open(self._client, path, body, headers, prompt_param)
 
     async def abort(self, rids: Sequence[str]) -> None:
         """Stop requests the runtime may still be generating; unknown ids are no error there.

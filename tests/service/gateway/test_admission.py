@@ -608,8 +608,8 @@ def test_a_lifeline_ends_the_wait_with_its_own_error():
         admission = Admission(capacity=0, queue_limit=1)
         lifeline, slot = Lifeline(), admission.slot(Ticket("a", 0, LONG_S))
         asyncio.get_running_loop().call_later(0.01, lifeline.end, ClientGone("gone"))
-        with pytest.raises(ClientGone):
-            async with lifeline, slot:
+        with pytest.raises(ClientGone), lifeline:
+            async with slot:
                 pytest.fail("let in")
         assert (admission.running, admission.waiting) == (0, 0)
 

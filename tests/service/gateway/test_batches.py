@@ -31,8 +31,9 @@ class Replica:
         self.load.ours -= 1
 
     def counted(self, family):
-        samples = getattr(self.metrics, family).collect()[0].samples
-        return {s.labels["batch_size"]: s.value for s in samples if s.name.endswith("_total")}
+        name = getattr(self.metrics, family)._name
+        (found,) = (one for one in self.metrics.registry.collect() if one.name == name)
+        return {sample.labels["batch_size"]: sample.value for sample in found.samples}
 
     @property
     def seconds(self):

@@ -15,9 +15,9 @@ async def wait_for_ever():
 
 def test_silence_raises_the_error_of_the_last_step():
     async def run():
-        async with Lifeline() as lifeline:
-            lifeline.allow(600, ClientGone("not this one"))
-            lifeline.allow(0.01, UpstreamTimeout("this one"))
+        with Lifeline() as lifeline:
+            lifeline.allow(600, lambda: ClientGone("not this one"))
+            lifeline.allow(0.01, lambda: UpstreamTimeout("this one"))
             await wait_for_ever()
 
     with pytest.raises(UpstreamTimeout, match="this one"):
@@ -26,10 +26,10 @@ def test_silence_raises_the_error_of_the_last_step():
 
 def test_the_first_reason_wins():
     async def run():
-        async with Lifeline() as lifeline:
+        with Lifeline() as lifeline:
             lifeline.end(ClientGone("first"))
             lifeline.end(ShuttingDown("second"))
-            lifeline.allow(600, UpstreamTimeout("third"))
+            lifeline.allow(600, lambda: UpstreamTimeout("third"))
             await wait_for_ever()
 
     with pytest.raises(ClientGone, match="first"):
@@ -40,7 +40,7 @@ def test_a_reason_given_before_the_wait_ends_it():
     async def run():
         lifeline = Lifeline()
         lifeline.end(ClientGone("early"))
-        async with lifeline:
+        with lifeline:
             await wait_for_ever()
 
     with pytest.raises(ClientGone):
@@ -49,8 +49,8 @@ def test_a_reason_given_before_the_wait_ends_it():
 
 def test_a_reason_given_afterwards_does_nothing():
     async def run():
-        async with Lifeline() as lifeline:
-            lifeline.allow(600, UpstreamTimeout("x"))
+        with Lifeline() as lifeline:
+            lifeline.allow(600, lambda: UpstreamTimeout("x"))
         lifeline.end(ClientGone("late"))
         await asyncio.sleep(0)
 
@@ -59,7 +59,7 @@ def test_a_reason_given_afterwards_does_nothing():
 
 def test_an_error_of_the_work_itself_passes():
     async def run():
-        async with Lifeline():
+        with Lifeline():
             raise KeyError("mine")
 
     with pytest.raises(KeyError):
@@ -68,8 +68,8 @@ def test_an_error_of_the_work_itself_passes():
 
 def test_a_cancellation_from_outside_stays_one():
     async def run():
-        async with Lifeline() as lifeline:
-            lifeline.allow(600, UpstreamTimeout("x"))
+        with Lifeline() as lifeline:
+            lifeline.allow(600, lambda: UpstreamTimeout("x"))
             await wait_for_ever()
 
     async def cancel():
@@ -86,7 +86,7 @@ def test_a_request_that_comes_after_the_drain_time_is_ended_too():
     async def run():
         drain = Drain()
         drain.lifelines.end()
-        async with Lifeline().among(drain.lifelines):
+        with Lifeline().among(drain.lifelines):
             await wait_for_ever()
 
     with pytest.raises(ShuttingDown):
