@@ -3,6 +3,7 @@
 Owns the format and the request id's context variable. Refuses to own what is worth a line.
 """
 
+import asyncio
 import logging
 import sys
 import time
@@ -43,14 +44,28 @@ class JsonHandler(logging.StreamHandler[TextIO]):
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
         self.setFormatter(JsonFormatter())
+        self._lines: list[bytes] = []
 
     def put(self, level: int, logger: str, message: str, fields: Mapping[str, Any]) -> None:
-        """A line at once."""
+        """A line, written with all others of this turn of the event loop; to be called on one."""
         line = _head(time.time(), logging.getLevelName(level), logger, message)
         line.update(fields)
+        if not self._lines:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._lines.append(orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it, behind what was put before."""
+        self.flush()
+        super().emit(record)
+
+    def flush(self) -> None:
+        """Write what was put."""
+        lines, self._lines = self._lines, []
         with suppress(OSError, ValueError):  # nobody reads any more, or the stream is closed
-            self.stream.write(orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE).decode())
-            self.stream.flush()
+            if lines:
+                self.stream.write(b"".join(lines).decode())
+            super().flush()
 
 
 @lru_cache(maxsize=2)
@@ -90,6 +105,12 @@ def configure(*, level: str, style: str) -> None:
     logging._srcfile = None
     _root.handlers[:] = [handler]
     _root.setLevel(level.upper())
+
+
+def flush() -> None:
+    """Write what is still to be written: for a process that is about to end at once."""
+    for handler in _root.handlers:
+        handler.flush()
 
 
 def access(level: int, fields: Mapping[str, Any]) -> None:

@@ -5,8 +5,8 @@ Owns these and nothing of a route's. Refuses to log headers, queries and bodies.
 
 import asyncio
 import logging
+import random
 import re
-import secrets
 import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -95,7 +95,7 @@ class _Sender:
 def _request_id(scope: Scope) -> str:
     """The client's, if it is short and plain, else a new one."""
     given = header(scope, _REQUEST_ID) or ""
-    return given if _SANE_REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(16)}"
+    return given if _SANE_REQUEST_ID.fullmatch(given) else f"req-{random.getrandbits(128):032x}"
 
 
 def _level(record: RequestRecord) -> int:

@@ -5,8 +5,8 @@ aborting. Refuses to own a request's life (relay.py), health over time (replica.
 """
 
 import asyncio
+import random
 import re
-import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -102,7 +102,7 @@ class RuntimeLoad:
 
 def mint_rid(prefix: str) -> str:
     """A request id of fixed length: SGLang's scheduler matches ids to abort by prefix. It becomes the answer's id."""
-    return f"{prefix}-{secrets.token_hex(16)}"
+    return f"{prefix}-{random.getrandbits(128):032x}"
 
 
 def batch_rids(rid: str, prompts: int | None) -> tuple[str, ...]:

@@ -179,6 +179,7 @@ class Supervisor:
         except BaseException:  # noqa: BLE001 - the outermost frame of this process
             _log.exception("worker failed", extra={"fields": {"worker": place.index}})
         finally:
+            logging.shutdown()
             sys.stderr.flush()
             os._exit(status)
 

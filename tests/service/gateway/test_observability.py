@@ -261,37 +261,62 @@ def written(stream):
     return [{key: value for key, value in line.items() if key != "time"} for line in lines]
 
 
+def access(level, fields):
+    """In an event loop, at the end of whose turn it is written."""
+
+    async def run():
+        log.access(level, fields)
+
+    asyncio.run(run())
+
+
 FIELDS = {"request_id": "abc", "status": 200, "path": "/\n\u00e9", "code": None}
 
 
 def test_the_short_way_of_a_requests_line_writes_what_logging_would(configured):
     stream = configured("json")
-    log.access(logging.WARNING, FIELDS)
+    access(logging.WARNING, FIELDS)
     logging.getLogger(log.ACCESS).warning("request", extra={"fields": FIELDS})
     short, long = written(stream)
     assert short == long == {"level": "warning", "logger": "aerie.access", "message": "request"} | FIELDS
 
 
+def test_lines_of_one_turn_are_written_at_once_and_before_what_is_logged_later(configured):
+    stream = configured("json")
+
+    async def run():
+        log.access(logging.INFO, {"request_id": "1"})
+        log.access(logging.INFO, {"request_id": "2"})
+        assert stream.getvalue() == ""
+        logging.getLogger("other").info("3")
+        log.access(logging.INFO, {"request_id": "4"})
+        log.flush()
+        assert len(written(stream)) == 4
+
+    asyncio.run(run())
+    assert [line.get("request_id", line["message"]) for line in written(stream)] == ["1", "2", "3", "4"]
+
+
 def test_a_requests_line_reaches_every_handler_there_is(configured, caplog):
     stream = configured("json")
     logging.getLogger().addHandler(caplog.handler)
-    log.access(logging.INFO, FIELDS)
+    access(logging.INFO, FIELDS)
     assert [record.fields for record in caplog.records] == [FIELDS]
     assert len(written(stream)) == 1
 
 
 def test_a_requests_line_is_text_where_lines_are(configured):
     stream = configured("text")
-    log.access(logging.INFO, {"status": 200, "code": None})
+    access(logging.INFO, {"status": 200, "code": None})
     assert stream.getvalue().endswith("INFO    aerie.access: request status=200\n")
 
 
 def test_a_requests_line_below_the_level_is_not_written(configured):
     stream = configured("json", "warning")
-    log.access(logging.INFO, FIELDS)
+    access(logging.INFO, FIELDS)
     assert stream.getvalue() == ""
 
 
 def test_a_log_that_nobody_reads_any_more_costs_no_request(configured):
     configured("json").close()
-    log.access(logging.INFO, FIELDS)
+    access(logging.INFO, FIELDS)
