@@ -103,15 +103,8 @@ class Connection(asyncio.Protocol):
         Raises:
             HttpError: it broke.
         """
-        while True:
-            if self._chunks:
-                yield self._take()
-            elif self._complete:
-                return
-            elif self._closed:
-                raise self._failure or CutShort
-            else:
-                await self._more()
+        while data := await self._next():
+            yield data
 
     async def read(self) -> bytes:
         """The whole body.
@@ -119,7 +112,20 @@ class Connection(asyncio.Protocol):
         Raises:
             HttpError: it broke.
         """
-        return b"".join([chunk async for chunk in self.chunks()])
+        chunks = []
+        while data := await self._next():
+            chunks.append(data)
+        return b"".join(chunks)
+
+    async def _next(self) -> bytes:
+        """What has arrived since; empty at the body's end."""
+        while not self._chunks:
+            if self._complete:
+                return b""
+            if self._closed:
+                raise self._failure or CutShort
+            await self._more()
+        return self._take()
 
     def _take(self) -> bytes:
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)

@@ -8,6 +8,7 @@ import logging
 import random
 import re
 import time
+from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -50,23 +51,22 @@ class Observe:
         record = RequestRecord(_request_id(scope), scope["method"], scope["path"])
         record.trace = passed_on(scope["headers"])
         scope["state"]["record"] = record
-        token = log.request_id.set(record.request_id)
-        try:
-            await self._serve(scope, receive, _Sender(record, send))
-        finally:
-            self._finish(record, scope)
-            log.request_id.reset(token)
-
-    async def _serve(self, scope: Scope, receive: Receive, sender: "_Sender") -> None:
+        token, sender = log.request_id.set(record.request_id), _Sender(record, send)
         try:
             await self._app(scope, receive, sender)
         except Exception:  # noqa: BLE001 - the outermost loop: a bug costs one request, not the server
             _log.exception("unexpected error")
-            sender.record.failure = error = InternalError("The gateway failed on this request.")
-            if not sender.record.status:
-                json = [(b"content-type", b"application/json")]
-                await sender({"type": "http.response.start", "status": error.status, "headers": json})
-                await sender({"type": "http.response.body", "body": error.body})
+            await self._apologise(record, sender)
+        finally:
+            self._finish(record, scope)
+            log.request_id.reset(token)
+
+    async def _apologise(self, record: RequestRecord, send: Send) -> None:
+        record.failure = error = InternalError("The gateway failed on this request.")
+        if not record.status:
+            json = [(b"content-type", b"application/json")]
+            await send({"type": "http.response.start", "status": error.status, "headers": json})
+            await send({"type": "http.response.body", "body": error.body})
 
     def _finish(self, record: RequestRecord, scope: Scope) -> None:
         record.ended_s = time.perf_counter()
@@ -81,15 +81,15 @@ class _Sender:
     """Notes the status and puts the request's id on the answer."""
 
     def __init__(self, record: RequestRecord, send: Send) -> None:
-        self.record = record
+        self._record = record
         self._send = send
 
-    async def __call__(self, message: Message) -> None:
+    def __call__(self, message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
-            self.record.status = message["status"]
-            mine = (_REQUEST_ID, self.record.request_id.encode())
+            self._record.status = message["status"]
+            mine = (_REQUEST_ID, self._record.request_id.encode())
             message["headers"] = [*message.get("headers", ()), mine]
-        await self._send(message)
+        return self._send(message)
 
 
 def _request_id(scope: Scope) -> str:
@@ -136,12 +136,12 @@ class BoundedBody:
         self._limit_bytes = limit_bytes
         self._timeout_s = timeout_s
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request with a guarded `receive`; other scopes pass."""
         if scope["type"] == "http":
             declared = header(scope, b"content-length") or ""
             receive = _BodyReader(receive, scope["state"]["connection"], declared, self._limit_bytes, self._timeout_s)
-        await self._app(scope, receive, send)
+        return self._app(scope, receive, send)
 
 
 class _BodyReader:
