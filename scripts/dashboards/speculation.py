@@ -51,7 +51,7 @@ _NOW = (
             "for long, add replicas or take away the draft; if it is off where the panel below shows a speedup, "
             "raise the limit."
         ),
-        queries=(Query(f"min(aerie_policy_speculation_pays{{{OF_NAMESPACE}}})", "policy"),),
+        queries=(Query(f"min by (model) (aerie_policy_speculation_pays{{{OF_NAMESPACE}}})", "{{model}}"),),
         kind="stat",
         words=(("0", "off", "red"), ("1", "on", "green")),
         bad_below=1,

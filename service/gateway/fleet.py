@@ -18,12 +18,13 @@ from service.gateway.config import GatewayConfig, PoolConfig, QueueConfig
 from service.gateway.discovery import Discovery
 from service.gateway.errors import GatewayError, ModelNotFound, unavailable
 from service.gateway.metrics import Metrics
-from service.gateway.policy import Decision, Kind, Live, PoolLoad, RequestFacts, Throttle, check_pool, decide
+from service.gateway.policy import Decision, Kind, Live, PoolLoad, RequestFacts, check_pool, decide
 from service.gateway.pool import Pool
 from service.gateway.reload import InvalidFiles
 from service.gateway.settings import Settings
 from service.gateway.sglang import RuntimeInfo
 from service.gateway.tasks import running
+from service.gateway.throttle import Throttles
 
 TICK_S = 1.0
 """Between two looks at the load: the throttle judges it, and queues learn how many may run."""
@@ -87,12 +88,11 @@ class Fleet:
         self.config = config
         self._settings = settings
         self._metrics = metrics
-        self._throttle = Throttle(config.policy.batch_size)
+        self._throttles = Throttles(config.policy.batch_size, metrics)
         self._retired: dict[str, Station] = {}
         self._lives = AsyncExitStack()
         curves = _calibrations(config, metrics)
         self._have(Station(pool, config.queue, settings, metrics, curves[pool.name]) for pool in config.pools)
-        metrics.speculation_pays.set_function(lambda: self._throttle.speculation_pays)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as lives:
@@ -131,7 +131,7 @@ class Fleet:
         curves = _calibrations(config, self._metrics)
         self._retired = {name: station for name, station in known.items() if name not in config.names}
         self._have([self._adopted(known.get(pool.name), pool, config, curves[pool.name]) for pool in config.pools])
-        self._throttle.limits = config.policy.batch_size
+        self._throttles.adopt(config.policy.batch_size)
         self.config = config
 
     def calibrate(self) -> None:
@@ -204,7 +204,7 @@ class Fleet:
             GatewayError: what `check` raised, or the policy refuses the request.
         """
         serving = self._serving(model)
-        live = self._live(serving)
+        live = self._live(model, serving)
         decision = decide(facts, live, self.config.policy)
         check_pool(decision, live)
         kinds = [decision.kind, *([decision.kind.other] if _may_move(decision, live) else [])]
@@ -223,16 +223,19 @@ class Fleet:
         return [station.pool for station in _able(self._serving(model), check)]
 
     def _serving(self, model: str) -> list[Station]:
-        serving = [station for station in self._in_use if _serves(station.pool, model)]
+        serving = self._that_serve(model)
         if not serving:
             served = ", ".join(sorted({name for info in self.infos() for name in info.models}))
             raise ModelNotFound(f"The model {model[:200]!r} does not exist; served: {served}.", param="model")
         return serving
 
-    def _live(self, stations: Sequence[Station]) -> Live:
+    def _that_serve(self, model: str) -> list[Station]:
+        return [station for station in self._in_use if _serves(station.pool, model)]
+
+    def _live(self, model: str, stations: Sequence[Station]) -> Live:
         speculative = [station.pool.load for station in stations if station.config.kind is Kind.SPECULATIVE]
         baseline = [station.pool.load for station in stations if station.config.kind is Kind.BASELINE]
-        return Live(_together(speculative), _together(baseline), self._throttle.speculation_pays)
+        return Live(_together(speculative), _together(baseline), self._throttles.pays(model))
 
     async def _tick_for_ever(self) -> None:
         while True:
@@ -244,11 +247,8 @@ class Fleet:
             await asyncio.sleep(TICK_S)
 
     def _tick(self) -> None:
-        live = self._live(self._in_use)
-        if live.speculative is not None and live.baseline is not None:
-            switches = self._throttle.switches
-            self._throttle.update(live.speculative, live.baseline)
-            self._metrics.switches.inc(self._throttle.switches - switches)
+        models = {model for station in self._in_use for model in station.pool.last_models}
+        self._throttles.update({model: self._live(model, self._that_serve(model)) for model in models})
         for station in (*self.stations, *self._retired.values()):
             station.admission.resize(station.pool.capacity)
 

@@ -243,11 +243,14 @@ class Metrics:
         )
         self.speculation_pays = self._gauge(
             "aerie_policy_speculation_pays",
-            "1 unless the batch size has been above what speculation pays at.",
+            "1 unless the batch size has been above what speculation pays at; of models that both kinds of pool serve.",
+            ("model",),
             together="livemin",
         )
         self.switches = self._counter(
-            "aerie_policy_switches_total", "How often the batch size has stopped speculation or let it start again."
+            "aerie_policy_switches_total",
+            "How often the batch size has stopped speculation or let it start again.",
+            ("model",),
         )
 
     def _declare_queue(self) -> None:

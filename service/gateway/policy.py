@@ -1,9 +1,9 @@
 """Which pool serves a request: the one that speculates, or the baseline, the same target without a draft.
 
-Owns the mode a client asks for by header, the order of the rules (`decide`, a pure function) and the throttle that
-says whether speculation pays at today's load. Refuses to own pools and the choice of a replica, the request's shape
-and the metrics: whoever calls brings facts and counts `reason`. SGLang cannot turn speculation off for one request,
-so a choice per request is a choice of the pool (sgl-project/sglang#9319, #30263).
+Owns the mode a client asks for by header and the order of the rules (`decide`, a pure function). Refuses to own pools
+and the choice of a replica, whether speculation pays at today's load (throttle.py), the request's shape and the
+metrics: whoever calls brings facts and counts `reason`. SGLang cannot turn speculation off for one request, so a choice
+per request is a choice of the pool (sgl-project/sglang#9319, #30263).
 
 `off` and `on` are not mirror images. Who sends `off` measures, or works around a bug: speculation never serves it, and
 without a baseline pool it is refused, since a silent "on" would falsify the one and undo the other. Who sends `on`
@@ -11,7 +11,6 @@ wants speed: it overrules every rule about what pays, not those that protect the
 speculate, a plain answer now beats a 503. What an operator set as a key's default gives way to availability.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -272,35 +271,3 @@ def estimate_prompt_tokens(body_bytes: int, prompts: int = 1) -> int:
     vocabulary), within a quarter for prose and code.
     """
     return -(-body_bytes // (BYTES_PER_TOKEN * prompts))
-
-
-class Throttle:
-    """Turns a batch size that moves all the time into "does speculation pay" that seldom does.
-
-    Two thresholds and a dwell time: a dynamic limit without hysteresis collapsed throughput (vllm-project/vllm#49548).
-    """
-
-    def __init__(self, limits: BatchSizeLimits, clock: Callable[[], float] = time.monotonic) -> None:
-        self.limits = limits
-        self.speculation_pays = True
-        self.switches = 0
-        self._clock = clock
-        self._switched_s = float("-inf")
-
-    def update(self, speculative: PoolLoad, baseline: PoolLoad) -> bool:
-        """Take the loads of now; whether speculation pays.
-
-        Judges the batch size if the speculative pool served everything: its own falls as soon as requests are sent
-        elsewhere, which would call them back. While that pool is down there is nothing to judge.
-        """
-        if speculative.replicas:
-            self._judge((speculative.running + baseline.running) / speculative.replicas)
-        return self.speculation_pays
-
-    def _judge(self, batch_size: float) -> None:
-        limits, now_s = self.limits, self._clock()
-        crossed = batch_size > limits.off_above if self.speculation_pays else batch_size < limits.on_below
-        if crossed and now_s - self._switched_s >= limits.dwell_s:
-            self.speculation_pays = not self.speculation_pays
-            self._switched_s = now_s
-            self.switches += 1

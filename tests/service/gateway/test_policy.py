@@ -1,6 +1,6 @@
 """Which pool serves a request: every reason, who wins over whom, and laws that hold for any request and load."""
 
-from itertools import combinations, pairwise
+from itertools import combinations
 
 import pytest
 from hypothesis import given
@@ -18,7 +18,6 @@ from service.gateway.policy import (
     PoolLoad,
     Reason,
     RequestFacts,
-    Throttle,
     check_pool,
     decide,
     estimate_prompt_tokens,
@@ -285,76 +284,3 @@ def test_a_policy_is_read_by_name_and_frozen():
 def test_thresholds_without_a_gap_are_refused_with_one_that_has_it(off_above, on_below):
     with pytest.raises(ValidationError, match=rf"off_above: {off_above} .* use on_below={off_above // 2}"):
         BatchSizeLimits(off_above=off_above, on_below=on_below)
-
-
-class Clock:
-    def __init__(self):
-        self.now_s = 0.0
-
-    def __call__(self):
-        return self.now_s
-
-
-LIMITS = BatchSizeLimits(off_above=16, on_below=8, dwell_s=30)
-
-
-def throttled(steps):
-    """Feed (seconds passed, batch size) to a throttle; what it said after each, and its switches."""
-    clock = Clock()
-    throttle = Throttle(LIMITS, clock)
-    said = []
-    for passed_s, batch_size in steps:
-        clock.now_s += passed_s
-        said.append((clock.now_s, throttle.update(PoolLoad(1, batch_size), PoolLoad(1, 0))))
-    return said, throttle.switches
-
-
-@pytest.mark.parametrize(
-    ("steps", "pays", "switches"),
-    [
-        ([(0, 16)], [True], 0),
-        ([(0, 17)], [False], 1),
-        ([(0, 17), (60, 8)], [False, False], 1),
-        ([(0, 17), (60, 7)], [False, True], 2),
-        ([(0, 17), (29, 0), (1, 0)], [False, False, True], 2),
-        ([(0, 17), (29, 0), (1, 12)], [False, False, False], 1),
-        ([(0, 17), (30, 0), (29, 99), (1, 99)], [False, True, True, False], 3),
-    ],
-)
-def test_a_throttle_honours_both_thresholds_and_the_dwell_time(steps, pays, switches):
-    said, counted = throttled(steps)
-    assert [value for _, value in said] == pays
-    assert counted == switches
-
-
-seconds = st.floats(0, 40)
-
-
-@given(st.lists(st.tuples(seconds, st.integers(0, 40))))
-def test_a_throttle_never_switches_twice_within_the_dwell_time(steps):
-    said, counted = throttled(steps)
-    history = [(0.0, True), *said]
-    switched_s = [now_s for (_, before), (now_s, after) in pairwise(history) if before is not after]
-    assert len(switched_s) == counted
-    assert all(later - sooner >= LIMITS.dwell_s for sooner, later in pairwise(switched_s))
-
-
-@given(st.sampled_from([0, 17]), st.lists(st.tuples(seconds, st.integers(8, 16))))
-def test_a_batch_size_between_the_thresholds_never_switches(start, steps):
-    _, before = throttled([(0, start)])
-    _, after = throttled([(0, start), *steps])
-    assert before == after
-
-
-def test_requests_sent_to_the_baseline_do_not_call_speculation_back():
-    throttle = Throttle(LIMITS, Clock())
-    assert not throttle.update(PoolLoad(2, 40), PoolLoad(2, 0))
-    throttle = Throttle(BatchSizeLimits(off_above=16, on_below=12, dwell_s=0), Clock())
-    assert not any(throttle.update(PoolLoad(2, 40 - moved), PoolLoad(2, moved)) for moved in range(41))
-    assert throttle.switches == 1
-
-
-def test_a_pool_that_is_down_leaves_the_throttle_as_it_is():
-    throttle = Throttle(LIMITS, Clock())
-    assert throttle.update(DOWN, PoolLoad(1, 999))
-    assert throttle.switches == 0
