@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from loadtest import closed_loop, curve, provenance, stats, window
+from loadtest import closed_loop, curve, files, provenance, stats, window
 from loadtest.client import AcceptanceFigures, Client, Sampling
 from loadtest.closed_loop import Bounds
 from loadtest.curve import BaselinePoint, Curve, Speculative, SpeculativePoint, ValidFor, Workload
@@ -94,7 +94,7 @@ async def calibrate(plan: Plan, argv: Sequence[str], say: Say, *, api_key: str |
     Raises:
         BenchError: it cannot be measured, or not well enough.
     """
-    curve.require_writable(plan.output)
+    files.require_writable(plan.output)
     prompts = load(plan.prompts)
     async with AsyncExitStack() as stack:
 

@@ -1,10 +1,9 @@
 """The baseline curve file, `aerie-baseline-curve/1`: what a calibration leaves and the gateway reads.
 
-Owns the format: its fields, what makes a file invalid, reading, and writing it whole or not at all. Refuses to own how
-the figures are measured (calibrate.py).
+Owns the format: its fields, what makes a file invalid, reading and writing it. Refuses to own how the figures are
+measured (calibrate.py) and files on disk (files.py).
 """
 
-import os
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from loadtest import files
 from loadtest.errors import CurveError
 
 Words = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
@@ -150,43 +150,13 @@ def sentence(error: ValidationError) -> str:
     return f"not a baseline curve ({f'{place}: ' if place else ''}{first['msg']})"
 
 
-def require_writable(path: Path) -> None:
-    """Find out before anything is measured whether a file can be put there.
-
-    Raises:
-        CurveError: it cannot.
-    """
-    if path.exists() and not path.is_file():
-        raise CurveError(f"{path}: not a file")
-    temporary = _temporary(path)
-    try:
-        temporary.touch()
-        temporary.unlink()
-    except OSError as error:
-        raise CurveError(f"{path}: cannot be written ({error.strerror})") from error
-
-
 def write(curve: Curve, path: Path) -> None:
     """Put the file there whole, or leave what was there before.
 
     Raises:
-        CurveError: it cannot be written.
+        OutputError: it cannot be written.
     """
-    temporary = _temporary(path)
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(curve.json_text())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise CurveError(f"{path}: cannot be written ({error.strerror}); nothing was left there") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    files.write(curve.json_text(), path)
 
 
 def _require_interval(low: float, value: float, high: float) -> None:

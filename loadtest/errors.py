@@ -32,5 +32,13 @@ class PromptsError(BenchError):
     """A prompt file that is missing, empty or broken."""
 
 
+class TraceError(BenchError):
+    """A trace that is missing, empty or broken."""
+
+
 class CurveError(BenchError):
-    """A curve file that is missing or invalid, or cannot be written."""
+    """A curve file that is missing or invalid."""
+
+
+class OutputError(BenchError):
+    """A result that cannot be written."""

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from loadtest import curve
+from loadtest import curve, files
 from loadtest.curve import Curve
-from loadtest.errors import CurveError
+from loadtest.errors import CurveError, OutputError
 from loadtest.table import render
 
 POINT = {"batch_size": 1, "tokens_per_s": 24.1, "low": 23.8, "high": 24.4, "step_s": 0.0415}
@@ -161,12 +161,12 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from loadtest import curve
-from loadtest.errors import CurveError
+from loadtest.errors import OutputError
 measured = curve.read(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 try:
     curve.write(measured, Path(sys.argv[2]))
-except CurveError as error:
+except OutputError as error:
     print(error)
 """
 
@@ -184,16 +184,16 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
 
 def test_where_no_file_can_be_is_found_out_before_and_after(tmp_path):
     missing = tmp_path / "missing" / "curve.json"
-    for attempt in (curve.require_writable, lambda path: curve.write(parse(DOCUMENT), path)):
-        with pytest.raises(CurveError, match=r"cannot be written \(No such file"):
+    for attempt in (files.require_writable, lambda path: curve.write(parse(DOCUMENT), path)):
+        with pytest.raises(OutputError, match=r"cannot be written \(No such file"):
             attempt(missing)
-    with pytest.raises(CurveError, match="not a file"):
-        curve.require_writable(tmp_path)
+    with pytest.raises(OutputError, match="not a file"):
+        files.require_writable(tmp_path)
 
 
 def test_finding_out_leaves_nothing(tmp_path):
     path = tmp_path / "curve.json"
-    curve.require_writable(path)
+    files.require_writable(path)
     assert list(tmp_path.iterdir()) == []
 
 

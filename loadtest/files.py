@@ -1,0 +1,48 @@
+"""Results on disk: there whole, or what was there before.
+
+Owns writing. Refuses to own what is in a file.
+"""
+
+import os
+from pathlib import Path
+
+from loadtest.errors import OutputError
+
+
+def require_writable(path: Path) -> None:
+    """Find out before anything is measured whether a file can be put there.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path}: not a file")
+    temporary = _temporary(path)
+    try:
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def write(text: str, path: Path) -> None:
+    """Put the file there whole, or leave what was there before.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    temporary = _temporary(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); nothing was left there") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")

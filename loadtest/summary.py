@@ -1,0 +1,102 @@
+"""What requests of a load come to: rates, latencies by percentile, goodput under objectives, acceptance.
+
+Owns these figures, of requests that have ended. Refuses to own measuring and looks (report.py).
+"""
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from loadtest.record import Acceptance, Answer, Request
+
+PERCENTILES = (50, 90, 99)
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """What a request must keep to be good, in seconds; None: anything is."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    e2e_s: float | None = None
+
+    def met_by(self, request: Request) -> bool:
+        """Whether it was answered and kept all of them; what an answer is too short to tell, it keeps."""
+        pairs = ((self.ttft_s, request.ttft_s), (self.tpot_s, request.tpot_s), (self.e2e_s, request.e2e_s))
+        return request.answer is not None and all(most is None or took is None or took <= most for most, took in pairs)
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Of a latency, in seconds."""
+
+    mean: float
+    percentiles: dict[int, float]
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> "Distribution | None":
+        """Of those that are known; None if none is. The nearest rank, so that every percentile was really seen."""
+        known = sorted(value for value in values if value is not None)
+        if not known:
+            return None
+        return cls(statistics.fmean(known), {percent: _nearest_rank(known, percent) for percent in PERCENTILES})
+
+
+def _nearest_rank(ascending: Sequence[float], percent: int) -> float:
+    return ascending[max(0, math.ceil(len(ascending) * percent / 100) - 1)]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of a load; rates per second of its wall time."""
+
+    requests: int
+    answered: int
+    failures: dict[str, int]
+    """By kind."""
+    good: int | None
+    """Answered within the objectives; None without any."""
+    requests_per_s: float
+    good_per_s: float | None
+    prompt_tokens: int
+    completion_tokens: int
+    completion_tokens_per_s: float
+    ttft_s: Distribution | None
+    tpot_s: Distribution | None
+    itl_s: Distribution | None
+    """Between arrivals; under speculation one brings several tokens."""
+    e2e_s: Distribution | None
+    acceptance_length: float | None
+    """Tau, every request weighted by its verify passes; None where the endpoint does not tell."""
+
+
+def summarise(requests: Sequence[Request], wall_s: float, objectives: Objectives) -> Summary:
+    """The figures; latencies are of answered requests."""
+    answered = [request for request in requests if request.answer is not None]
+    answers: list[Answer] = [request.answer for request in answered if request.answer is not None]
+    tokens = sum(answer.completion_tokens for answer in answers)
+    told = [answer.acceptance for answer in answers if answer.acceptance]
+    asked = objectives != Objectives()
+    good = sum(map(objectives.met_by, answered)) if asked else None
+    return Summary(
+        requests=len(requests),
+        answered=len(answered),
+        failures=dict(Counter(request.failure.kind for request in requests if request.failure is not None)),
+        good=good,
+        requests_per_s=_rate(len(answered), wall_s),
+        good_per_s=None if good is None else _rate(good, wall_s),
+        prompt_tokens=sum(answer.prompt_tokens for answer in answers),
+        completion_tokens=tokens,
+        completion_tokens_per_s=_rate(tokens, wall_s),
+        ttft_s=Distribution.of(request.ttft_s for request in answered),
+        tpot_s=Distribution.of(request.tpot_s for request in answered),
+        itl_s=Distribution.of(gap_s for request in answered for gap_s in request.itl_s),
+        e2e_s=Distribution.of(request.e2e_s for request in answered),
+        acceptance_length=sum(told, Acceptance(0, 0)).length,
+    )
+
+
+def _rate(count: float, wall_s: float) -> float:
+    return count / wall_s if wall_s > 0 else 0.0
