@@ -26,6 +26,7 @@ class Lifeline:
     def __init__(self) -> None:
         self._due_s = 0.0
         self._look: asyncio.TimerHandle | None = None
+        self._look_s = 0.0
         self._open = self._fired = False
         self._groups: tuple[Lifelines, ...] = ()
         self._on_silence: Silence | None = None
@@ -52,12 +53,13 @@ class Lifeline:
         """Every chunk of a stream moves the time, later nearly always: then the next look at the clock finds it out."""
         if self._open:
             self._due_s = asyncio.get_running_loop().time() + seconds
-            if self._look is None or self._due_s < self._look.when():
+            if self._look is None or self._due_s < self._look_s:
                 self._look_at(self._due_s)
 
     def _look_at(self, when_s: float) -> None:
         if self._look is not None:
             self._look.cancel()
+        self._look_s = when_s  # uvloop's handles do not tell it where it is near
         self._look = asyncio.get_running_loop().call_at(when_s, self._fire_if_due)
 
     def _fire_if_due(self) -> None:

@@ -47,12 +47,16 @@ class JsonHandler(logging.StreamHandler[TextIO]):
         self._lines: list[bytes] = []
 
     def put(self, level: int, logger: str, message: str, fields: Mapping[str, Any]) -> None:
-        """A line, written with all others of this turn of the event loop; to be called on one."""
+        """A line, written with all others of this turn of the event loop; to be called on one.
+
+        A second signal, which ends the process at once, may lose a turn's lines: to write may take for ever.
+        """
         line = _head(time.time(), logging.getLevelName(level), logger, message)
         line.update(fields)
+        written = orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE)
         if not self._lines:
             asyncio.get_running_loop().call_soon(self.flush)
-        self._lines.append(orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE))
+        self._lines.append(written)  # in one step: another thread may take the list away
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write it, behind what was put before."""
@@ -105,12 +109,6 @@ def configure(*, level: str, style: str) -> None:
     logging._srcfile = None
     _root.handlers[:] = [handler]
     _root.setLevel(level.upper())
-
-
-def flush() -> None:
-    """Write what is still to be written: for a process that is about to end at once."""
-    for handler in _root.handlers:
-        handler.flush()
 
 
 def access(level: int, fields: Mapping[str, Any]) -> None:

@@ -147,7 +147,6 @@ class _Server(uvicorn.Server):
             os._exit(128 + sig)
         if self._drain.draining:
             if self._life is None or self.is_orphan:
-                log.flush()
                 os._exit(128 + sig)
             return
         self._drain.begin()

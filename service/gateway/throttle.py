@@ -64,12 +64,13 @@ class Throttles:
 
     def update(self, lives: Mapping[str, Live]) -> None:
         """Take the loads of now, of every model that is served."""
-        for model in self._of.keys() - lives.keys():
+        both = {model: (live.speculative, live.baseline) for model, live in lives.items()}
+        loads = {model: (one, other) for model, (one, other) in both.items() if one is not None and other is not None}
+        for model in self._of.keys() - loads.keys():
             del self._of[model]
             self._metrics.speculation_pays.remove_by_labels({"model": model})
-        for model, live in lives.items():
-            if live.speculative is not None and live.baseline is not None:
-                self._update(model, live.speculative, live.baseline)
+        for model, (speculative, baseline) in loads.items():
+            self._update(model, speculative, baseline)
 
     def _update(self, model: str, speculative: PoolLoad, baseline: PoolLoad) -> None:
         throttle = self._of.setdefault(model, Throttle(self._limits))

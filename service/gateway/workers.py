@@ -179,9 +179,11 @@ class Supervisor:
         except BaseException:  # noqa: BLE001 - the outermost frame of this process
             _log.exception("worker failed", extra={"fields": {"worker": place.index}})
         finally:
-            logging.shutdown()
-            sys.stderr.flush()
-            os._exit(status)
+            try:
+                logging.shutdown()
+                sys.stderr.flush()
+            finally:
+                os._exit(status)
 
     def _take(self, told: signal.Signals) -> None:
         if told in _ENDS:

@@ -477,6 +477,19 @@ def test_the_models_of_two_pools_are_listed_together_and_each_goes_to_its_own(st
     assert "another" in response.json()["error"]["message"]
 
 
+def test_whether_speculation_pays_is_judged_model_by_model(start, runtimes, chat, monkeypatch):
+    busy, idle, *plains = runtimes
+    for runtime in (idle, plains[1]):
+        serve_model(monkeypatch, runtime, "another")
+    busy.load_is(99)
+    pools = eagle(busy), plain(plains[0]), pool("other", idle), pool("other-plain", plains[1], kind="baseline")
+    client = start(*pools, policy={"batch_size": {"off_above": 20, "on_below": 10}})
+    until(lambda: served_by(client, chat) == "plain; reason=batch_size", "the look at the load")
+    assert served_by(client, chat | {"model": "another"}) == "other; reason=default"
+    pays = {dict(labels)["model"]: on for (name, labels), on in samples(client).items() if name.endswith("n_pays")}
+    assert pays == {MODEL: 0, "another": 1}
+
+
 def test_a_model_whose_only_pool_is_down_is_a_503_and_one_that_nobody_ever_served_a_404(
     start, runtimes, chat, monkeypatch
 ):

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+import uvloop
 
 from service.gateway.drain import Drain
 from service.gateway.errors import ClientGone, ShuttingDown, UpstreamTimeout
@@ -80,6 +81,76 @@ def test_a_cancellation_from_outside_stays_one():
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(cancel())
+
+
+def fire(lifeline):
+    """As its timer does when the time is over."""
+    lifeline.allow(600, lambda: UpstreamTimeout("silent"))
+    lifeline._due_s = 0.0
+    lifeline._fire_if_due()
+
+
+def test_after_its_end_nothing_of_it_is_left_on_the_task():
+    async def run():
+        try:
+            with Lifeline() as lifeline:
+                fire(lifeline)
+                await wait_for_ever()
+        except UpstreamTimeout:
+            assert asyncio.current_task().cancelling() == 0
+            await asyncio.sleep(0)
+            return "ended"
+
+    assert asyncio.run(run()) == "ended"
+
+
+def test_a_cancellation_from_outside_at_the_same_time_stays_one():
+    async def run():
+        with Lifeline() as lifeline:
+            fire(lifeline)
+            asyncio.current_task().cancel()
+            await wait_for_ever()
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(run())
+
+
+def test_an_error_of_the_work_at_the_same_time_passes():
+    async def run():
+        with Lifeline() as lifeline:
+            fire(lifeline)
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError):
+        asyncio.run(run())
+
+
+def test_the_end_of_an_inner_timeout_is_not_the_end_of_the_request():
+    async def run():
+        with Lifeline() as lifeline:
+            lifeline.allow(600, lambda: UpstreamTimeout("not this one"))
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.001):
+                    await wait_for_ever()
+        return "ended"
+
+    assert asyncio.run(run()) == "ended"
+
+
+@pytest.mark.parametrize("seconds", [0.0003, 0.01])
+def test_time_is_moved_however_near_its_end_was(seconds):
+    """uvloop has another kind of handle for what is less than half a millisecond away."""
+
+    async def run():
+        with Lifeline() as lifeline:
+            lifeline.allow(seconds, lambda: UpstreamTimeout("too soon"))
+            lifeline.allow(600, lambda: UpstreamTimeout("too late"))
+            await asyncio.sleep(2 * seconds)
+            lifeline.allow(0.0001, lambda: UpstreamTimeout("this one"))
+            await wait_for_ever()
+
+    with pytest.raises(UpstreamTimeout, match="this one"):
+        uvloop.run(run())
 
 
 def test_a_request_that_comes_after_the_drain_time_is_ended_too():

@@ -107,8 +107,10 @@ def test_each_model_has_its_own():
 def test_a_model_that_is_gone_is_forgotten_and_new_limits_hold_for_the_others():
     metrics = Metrics()
     throttles = Throttles(LIMITS, metrics)
-    throttles.update({"gone": Live(PoolLoad(1, 17), DOWN), "stays": Live(PoolLoad(1, 10), DOWN)})
+    busy = Live(PoolLoad(1, 17), DOWN)
+    throttles.update({"gone": busy, "plain": busy, "stays": Live(PoolLoad(1, 10), DOWN)})
     throttles.adopt(BatchSizeLimits(off_above=9, on_below=5, dwell_s=30))
-    throttles.update({"stays": Live(PoolLoad(1, 10), DOWN)})
+    throttles.update({"plain": Live(PoolLoad(1, 17), None), "stays": Live(PoolLoad(1, 10), DOWN)})
     assert throttles.pays("gone")
+    assert throttles.pays("plain"), "it has no baseline any more"
     assert said(metrics) == {"stays": 0}
