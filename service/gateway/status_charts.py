@@ -72,7 +72,8 @@ def _ceiling(value: float) -> float:
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10, 20) if step * power >= value)
+    round_numbers = (step * power for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10, 20))
+    return next((number for number in round_numbers if number >= value), value)  # the smallest floats have none
 
 
 def _text(x: float, y: float, text: str, style: str, anchor: str = "middle") -> Html:

@@ -1,7 +1,7 @@
 """What the status page computes: ratios of sums, windows between looks, bars as high as their values."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter
 
@@ -88,6 +88,7 @@ VALUES = st.lists(st.none() | st.floats(0, 1e6), min_size=1, max_size=13)
 
 
 @given(VALUES, st.floats(0, 10))
+@example([None], 5e-324)
 def test_bars_stay_inside_their_chart_and_are_as_high_as_their_values(values, level):
     names = [str(number) for number in range(len(values))]
     series = [Bars("a", values, "ours", values), Bars("b", values, "theirs")]
