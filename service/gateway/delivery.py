@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from starlette.types import Send
 
-from service.gateway import sglang
+from service.gateway import sglang, sglang_events
 from service.gateway.batches import Stay
 from service.gateway.errors import ClientGone, GatewayError, UpstreamProtocolError, UpstreamTimeout
 from service.gateway.exchange import Exchange
@@ -147,7 +147,7 @@ class Delivery:
 
     async def _pass_on(self, block: bytes, answer: sglang.Answer, send: Send) -> None:
         """Send what the client should see; what came before a bad event is sent before it raises."""
-        plain, count = sglang.leading_chunks(block) if self._is_plain else (b"", 0)
+        plain, count = sglang_events.leading_chunks(block) if self._is_plain else (b"", 0)
         seen = [plain]
         failure: GatewayError | None = None
         chunks, self._chunks = self._chunks, self._chunks + count
@@ -184,23 +184,23 @@ class Delivery:
     def _read(self, event: bytes) -> bytes:
         """What the client sees of an event: nothing, or all of it, or what it is translated to."""
         translation = self._exchange.translation
-        match sglang.kind_of(event):
-            case sglang.Kind.CHUNK:
+        match sglang_events.kind_of(event):
+            case sglang_events.Kind.CHUNK:
                 self._chunks += 1
                 seen = self._under_our_id(event)
-                return translation.feed(sglang.event_document(event)) if translation else seen
-            case sglang.Kind.SUMMARY:
-                document = sglang.event_document(event)
+                return translation.feed(sglang_events.event_document(event)) if translation else seen
+            case sglang_events.Kind.SUMMARY:
+                document = sglang_events.event_document(event)
                 self._account(document)
                 if translation:
                     return translation.feed(document)
                 return self._summary(event, document)
-            case sglang.Kind.DONE:
+            case sglang_events.Kind.DONE:
                 self.complete = True
                 return translation.done() if translation else event
-            case sglang.Kind.ERROR:
-                raise sglang.event_error(event, prompt_param=self._exchange.prompt_param)
-            case sglang.Kind.COMMENT:
+            case sglang_events.Kind.ERROR:
+                raise sglang_events.event_error(event, prompt_param=self._exchange.prompt_param)
+            case sglang_events.Kind.COMMENT:
                 return event
 
     def _summary(self, event: bytes, document: dict[str, Any]) -> bytes:
@@ -212,8 +212,8 @@ class Delivery:
         return self._under_our_id(event) if self._exchange.wants_usage else b""
 
     def _account(self, document: dict[str, Any]) -> None:
-        self._record.usage = sglang.usage_of(document) or self._record.usage
-        self._record.speculation = sglang.speculation_of(document) or self._record.speculation
+        self._record.usage = sglang_events.usage_of(document) or self._record.usage
+        self._record.speculation = sglang_events.speculation_of(document) or self._record.speculation
 
     def _time_arrival(self, chunks: int) -> None:
         """Chunks that arrive together are one arrival."""
@@ -225,7 +225,7 @@ class Delivery:
     def _under_our_id(self, event: bytes) -> bytes:
         if not self._exchange.own_ids:
             return event
-        event, theirs = sglang.adopt_id(event, self._exchange.rid)
+        event, theirs = sglang_events.adopt_id(event, self._exchange.rid)
         if theirs is not None:
             self.rids.add(theirs)
         return event

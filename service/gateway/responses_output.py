@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
-from service.gateway import sglang
+from service.gateway import sglang_events
 from service.gateway.errors import GatewayError, InvalidRequest, Overloaded, UpstreamFailed, UpstreamProtocolError
 from service.gateway.include import speculation_block
 from service.gateway.parse import Document
@@ -139,7 +139,7 @@ class Output:
 
     def _read(self, document: Document) -> Iterator[tuple[OutputItem, str]]:
         self._usage = _usage(document) or self._usage
-        self._speculation = sglang.speculation_of(document) or self._speculation
+        self._speculation = sglang_events.speculation_of(document) or self._speculation
         if self._request.return_spec_tokens_details and (figures := document.get("sglext")):
             self._figures = {"sglext": figures}
         for choice in document["choices"]:
@@ -192,7 +192,7 @@ def response_object(
 
 
 def _usage(document: Document) -> Document | None:
-    tokens = sglang.usage_of(document)
+    tokens = sglang_events.usage_of(document)
     if tokens is None:
         return None
     usage = document["usage"]

@@ -1,17 +1,15 @@
-"""SGLang's wire: the one file that knows it. Facts in docs/sglang.md, recorded from 0.5.23.
+"""One SGLang runtime over HTTP: with sglang_events.py all that knows its wire. Facts in docs/sglang.md, from 0.5.23.
 
-Owns the HTTP client, what a runtime says about itself, what we add to a request, what the events of a stream mean, and
-aborting. Refuses to own a request's life (relay.py), health over time (replica.py) and clients' words (protocol.py).
+Owns the HTTP client, what a runtime says about itself, what we add to a request, and aborting. Refuses to own what its
+answers mean (sglang_events.py), a request's life (relay.py), health over time (replica.py) and clients' words
+(protocol.py).
 """
 
 import asyncio
 import random
-import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from http import HTTPStatus
-from itertools import zip_longest
 from typing import Any, Self
 
 import orjson
@@ -27,8 +25,8 @@ from service.gateway.errors import (
     unavailable,
 )
 from service.gateway.http1 import Connection, HttpClient, HttpError
-from service.gateway.record import Speculation, Usage
 from service.gateway.settings import Settings
+from service.gateway.sglang_events import json_object
 
 ABORTS_AT_ONCE = 8
 """Connections that the aborts of one request take; it may have run under hundreds of ids."""
@@ -118,125 +116,6 @@ def additions(rid: str, *, stream: bool, stream_options: dict[str, Any] | None) 
     return fields
 
 
-class Kind(Enum):
-    """What an event of a stream is, told from its first bytes."""
-
-    CHUNK = auto()
-    SUMMARY = auto()  # no choices: usage or acceptance figures
-    ERROR = auto()
-    DONE = auto()
-    COMMENT = auto()
-
-
-_CHUNK = b'data: {"id"'
-_NO_CHOICES = (b'"choices":[]', b'"choices": []')
-
-
-def leading_chunks(block: bytes) -> tuple[bytes, int]:
-    """What nearly every block of events begins with, or is: chunks, as SGLang writes them; and how many.
-
-    `kind_of` for all of them at once: where each event's end is followed by the beginning of another, or of nothing.
-    """
-    end = min((at for words in _NO_CHOICES if (at := block.find(words)) >= 0), default=len(block))
-    last = block.rfind(b"\n\n", 0, end)
-    chunks = block[: last + 2] if last >= 0 else b""
-    count = chunks.count(b"\n\n")
-    if not chunks.startswith(_CHUNK) or chunks.count(b"\n\n" + _CHUNK) != count - 1:
-        return b"", 0
-    return chunks, count
-
-
-def kind_of(event: bytes) -> Kind:
-    """Cheap: no JSON is parsed. Inside a JSON string the quotes of `"choices":[]` would be escaped.
-
-    Raises:
-        UpstreamProtocolError: not an event SGLang sends.
-    """
-    if event.startswith(b"data: {"):
-        if event.startswith(b'"error"', 7):
-            return Kind.ERROR
-        return Kind.SUMMARY if b'"choices":[]' in event or b'"choices": []' in event else Kind.CHUNK
-    if event.startswith(b"data: [DONE]"):
-        return Kind.DONE
-    if event.startswith(b":"):
-        return Kind.COMMENT
-    raise UpstreamProtocolError("The runtime sent something that is not an event of a completion.")
-
-
-def event_document(event: bytes) -> dict[str, Any]:
-    """The JSON object of an event.
-
-    Raises:
-        UpstreamProtocolError: there is none.
-    """
-    return _json_object(event.removeprefix(b"data: "))
-
-
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise UpstreamProtocolError("The runtime's answer is not valid JSON.") from error
-    if not isinstance(document, dict):
-        raise UpstreamProtocolError("The runtime's answer is not a JSON object.")
-    return document
-
-
-def event_error(event: bytes, *, prompt_param: str) -> GatewayError:
-    """The error of an error event: `data: {"error": {"message": ..., "code": 503}}`."""
-    error = event_document(event)["error"]
-    code = error.get("code") if isinstance(error, dict) else None
-    status = code if isinstance(code, int) else 500
-    return from_sglang(status, sglang_message(event.removeprefix(b"data: ")), prompt_param=prompt_param)
-
-
-_ID = re.compile(rb'^data: \{"id":"([^"\\]{1,128})"')
-
-
-def adopt_id(event: bytes, rid: str) -> tuple[bytes, str | None]:
-    """The event under our id, and the id it came with: n > 1 and lists of prompts run under ids of SGLang's own."""
-    found = _ID.match(event)
-    if found is None:
-        return event, None
-    return b'data: {"id":"' + rid.encode() + b'"' + event[found.end() :], found[1].decode(errors="replace")
-
-
-def usage_of(document: dict[str, Any]) -> Usage | None:
-    """The usage of an answer or an event, if it has one."""
-    usage = document.get("usage")
-    if not isinstance(usage, dict):
-        return None
-    try:
-        return Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UpstreamProtocolError("The runtime's usage is not what SGLang sends.") from error
-
-
-def speculation_of(document: dict[str, Any]) -> Speculation | None:
-    """The acceptance figures, summed over choices: with n > 1 SGLang sends a list.
-
-    For a list of prompts SGLang sends the first prompt's figures only (serving_completions.py).
-    """
-    extension = document.get("sglext")
-    details = extension.get("spec_tokens_details") if isinstance(extension, dict) else None
-    if not details:
-        return None
-    try:
-        return _sum_details(details if isinstance(details, list) else [details])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UpstreamProtocolError("The runtime's acceptance figures are not what SGLang sends.") from error
-
-
-def _sum_details(choices: Sequence[dict[str, Any]]) -> Speculation:
-    histograms = [choice["spec_correct_drafts_histogram"] for choice in choices]
-    return Speculation(
-        verify_passes=sum(int(choice["spec_verify_ct"]) for choice in choices),
-        correct_drafts=sum(int(choice["spec_num_correct_drafts"]) for choice in choices),
-        proposed_drafts=sum(int(choice["spec_num_proposed_drafts"]) for choice in choices),
-        histogram=tuple(sum(map(int, passes)) for passes in zip_longest(*histograms, fillvalue=0)),
-    )
-
-
 class Answer:
     """An open answer of the runtime with status 200."""
 
@@ -267,7 +146,7 @@ class Answer:
             GatewayError: the connection broke, or this is not JSON.
         """
         try:
-            return _json_object(await self._connection.read())
+            return json_object(await self._connection.read())
         except HttpError as error:
             raise from_http(error) from error
 
@@ -354,7 +233,7 @@ class SGLang:
         """How busy it is, from shared memory: touches no scheduler. None where it does not say: never an error."""
         try:
             body = await self._get("/v1/loads?include=core", timeout_s=self._settings.probe_timeout_s)
-            return RuntimeLoad.parse(_json_object(body))
+            return RuntimeLoad.parse(json_object(body))
         except (GatewayError, KeyError, TypeError, ValueError):
             return None
 
@@ -369,7 +248,7 @@ class SGLang:
         )
 
     async def _document(self, path: str) -> dict[str, Any]:
-        return _json_object(await self._get(path, timeout_s=self._settings.describe_timeout_s))
+        return json_object(await self._get(path, timeout_s=self._settings.describe_timeout_s))
 
     async def _get(self, path: str, *, timeout_s: float) -> bytes:
         answer = await self._fetch("GET", path, timeout_s=timeout_s)

@@ -1,6 +1,6 @@
 """Server-sent events as bytes: split a stream into events, write an error event.
 
-Owns the framing. Refuses to own what events mean (sglang.py) and never rewrites one.
+Owns the framing. Refuses to own what events mean (sglang_events.py) and never rewrites one.
 """
 
 import re

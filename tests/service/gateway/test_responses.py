@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from openai.types import responses as sdk
 from pydantic import BaseModel
 
-from service.gateway import parse, sglang
+from service.gateway import parse, sglang_events
 from service.gateway.errors import GatewayError, InvalidRequest, Overloaded, UpstreamProtocolError
 from service.gateway.protocol import ChatCompletionRequest
 from service.gateway.responses import chat_document, renamed
@@ -336,7 +336,7 @@ def call_chunk(index, arguments, *, call_id=None, name=None):
 
 def recorded(texts=("Red", " and", " blue")):
     """A stream on SGLang's wire: role, texts, finish, acceptance figures, usage."""
-    return [sglang.event_document(event) for event in wire.stream_of("chatcmpl-1", texts)[:-1]]
+    return [sglang_events.event_document(event) for event in wire.stream_of("chatcmpl-1", texts)[:-1]]
 
 
 def written(chunks, end=ResponseWriter.done, asking=None):
