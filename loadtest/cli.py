@@ -120,8 +120,8 @@ def _add_arrivals(command: argparse.ArgumentParser) -> None:
     add("--burstiness", type=_rate, default=plan.burstiness, metavar="X", help="below 1 in bursts, above it evenly (1)")
     add("--seed", type=int, default=plan.seed, metavar="N", help="of the times (0)")
     add("--requests", type=_positive, default=plan.requests, metavar="N", help="at most (100)")
-    add("--warm-up", type=int, default=plan.warm_up, metavar="N", help="requests before, not counted (2)")
-    add("--temperature", type=float, default=plan.temperature, metavar="T", help="(0)")
+    add("--warm-up", type=_whole, default=plan.warm_up, metavar="N", help="requests before, not counted (2)")
+    add("--temperature", type=_number, default=plan.temperature, metavar="T", help="(0)")
     add("--output", type=Path, metavar="FILE", help="the report as JSON")
 
 
@@ -152,13 +152,24 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _whole(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
+
+
 def _rate(text: str) -> float:
+    value = _number(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def _number(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        value = 0.0
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
     return value
 
 

@@ -70,7 +70,15 @@ def test_a_trace_says_when(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--rate", "0"], ["--rate", "nan"], ["--rate", "1", "--trace", "x"], ["--rate", "1", "--ttft", "-1"]],
+    [
+        [],
+        ["--rate", "0"],
+        ["--rate", "nan"],
+        ["--rate", "1", "--trace", "x"],
+        ["--rate", "1", "--ttft", "-1"],
+        ["--rate", "1", "--warm-up", "-1"],
+        ["--rate", "1", "--temperature", "nan"],
+    ],
 )
 def test_wrong_arguments_are_status_2(arguments):
     with pytest.raises(SystemExit) as ended:
