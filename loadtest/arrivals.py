@@ -11,6 +11,7 @@ from pathlib import Path
 import orjson
 
 from loadtest.errors import TraceError
+from loadtest.files import numbered_lines
 
 
 def random_arrivals(rate_per_s: float, *, burstiness: float = 1.0, seed: int = 0) -> Iterator[float]:
@@ -36,7 +37,7 @@ def traced_arrivals(path: Path) -> tuple[float, ...]:
         TraceError: unreadable, empty or broken; the sentence names the line.
     """
     try:
-        lines = [(number, line) for number, line in enumerate(path.read_bytes().splitlines(), 1) if line.strip()]
+        lines = numbered_lines(path.read_bytes())
     except OSError as error:
         raise TraceError(f"{path}: {error.strerror}") from error
     if not lines:

@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from loadtest import closed_loop, curve, files, provenance, stats, window
-from loadtest.client import AcceptanceFigures, Client, Sampling
+from loadtest.client import WARM_UP_TOKENS, AcceptanceFigures, Client, Sampling
 from loadtest.closed_loop import Bounds
 from loadtest.curve import BaselinePoint, Curve, Speculative, SpeculativePoint, ValidFor, Workload
 from loadtest.errors import CurveError, EndpointError, RequestsFailed, TooNoisy
@@ -27,8 +27,6 @@ from loadtest.runtime import Runtime, choose_model, describe, require_model, req
 
 NOISE_BOUND = 0.05
 """The largest coefficient of variation between rounds that a curve may rest on."""
-
-WARM_UP_TOKENS = 16
 
 Say = Callable[[str], None]
 
@@ -83,9 +81,10 @@ class Rounds:
     @property
     def acceptance_length(self) -> float:
         """Tau over all rounds, of a side that speculates."""
-        tau = sum((each.acceptance for each in self.figures if each.acceptance), Acceptance(0, 0)).length
-        assert tau is not None  # every round was looked at when it ended
-        return tau
+        acceptance = Acceptance.total(each.acceptance for each in self.figures)
+        assert acceptance is not None  # every round was looked at when it ended
+        assert acceptance.length is not None
+        return acceptance.length
 
 
 async def calibrate(plan: Plan, argv: Sequence[str], say: Say, *, api_key: str | None = None) -> Curve:
@@ -115,10 +114,10 @@ async def calibrate(plan: Plan, argv: Sequence[str], say: Say, *, api_key: str |
 async def _sides(plan: Plan, baseline: Client, speculative: Client | None) -> list[Side]:
     """The runtimes, described and found fit."""
     plain = await describe(baseline)
-    model = choose_model(plain, plan.model)
+    model = choose_model(plain.url, plain.models, plan.model)
     drafting = await describe(speculative) if speculative else None
     if drafting:
-        require_model(drafting, model)
+        require_model(drafting.url, drafting.models, model)
     require_pair(plain, drafting, plan.batch_sizes)
     sampling = Sampling(model, plan.max_tokens, token_counts=True)
     sides = [Side("baseline", baseline, plain, sampling)]

@@ -30,6 +30,8 @@ _FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (
 )
 _MAPPED = tuple(error for error, _ in _FAILURES)
 _ERROR_BODY_BYTES = 64 * 2**10
+WARM_UP_TOKENS = 16
+"""Of an answer that is asked for before a measurement."""
 
 
 class AcceptanceFigures(Enum):

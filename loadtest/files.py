@@ -1,6 +1,6 @@
-"""Results on disk: there whole, or what was there before.
+"""Files: results that are there whole, or what was there before; lines with their numbers.
 
-Owns writing. Refuses to own what is in a file.
+Refuses to own what is in a file.
 """
 
 import os
@@ -42,6 +42,11 @@ def write(text: str, path: Path) -> None:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); nothing was left there") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def numbered_lines(data: bytes) -> list[tuple[int, bytes]]:
+    """Those with something in them, from 1."""
+    return [(number, line) for number, line in enumerate(data.splitlines(), 1) if line.strip()]
 
 
 def _temporary(path: Path) -> Path:

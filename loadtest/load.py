@@ -15,14 +15,14 @@ from typing import Any
 
 from loadtest import files, open_loop, provenance
 from loadtest.arrivals import random_arrivals, traced_arrivals
-from loadtest.client import AcceptanceFigures, Client, Sampling
+from loadtest.client import WARM_UP_TOKENS, AcceptanceFigures, Client, Sampling
 from loadtest.errors import EndpointError
 from loadtest.prompts import PromptSet, load
 from loadtest.record import Request
 from loadtest.report import Report
+from loadtest.runtime import choose_model, served_by
 from loadtest.summary import Distribution, Objectives, summarise
 
-WARM_UP_TOKENS = 16
 _ASKED_TOKENS = 8
 """Enough for an answer that speculated to have figures."""
 
@@ -96,15 +96,8 @@ def _due_s(plan: Plan) -> Iterable[float]:
 
 async def _sampling(plan: Plan, client: Client) -> Sampling:
     """What to ask for: the model, and acceptance figures in the words that the endpoint knows."""
-    models = (await client.document("/v1/models")).get("data")
-    names = (
-        [card["id"] for card in models if isinstance(card, dict) and "id" in card] if isinstance(models, list) else []
-    )
-    if not names:
-        raise EndpointError(f"{client.url}: serves no model")
-    if plan.model is not None and plan.model not in names:
-        raise EndpointError(f"{client.url}: serves {', '.join(names)}, not {plan.model}")
-    plain = Sampling(plan.model or names[0], plan.max_tokens, temperature=plan.temperature)
+    model = choose_model(client.url, await served_by(client), plan.model)
+    plain = Sampling(model, plan.max_tokens, temperature=plan.temperature)
     for figures in (AcceptanceFigures.GATEWAY, AcceptanceFigures.SGLANG):
         asked = replace(plain, figures=figures, token_counts=True)
         if await _answers(client, replace(asked, max_tokens=_ASKED_TOKENS)):

@@ -8,13 +8,13 @@ must not make the endpoint look fast ("coordinated omission"). By how much it wa
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from loadtest.closed_loop import Ask
 from loadtest.prompts import Prompt
 from loadtest.record import Request
 
-Ask = Callable[[Prompt], Awaitable[Request]]
 Told = Callable[[Request], None]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import orjson
 
 from loadtest.errors import PromptsError
+from loadtest.files import numbered_lines
 
 BUNDLED = "bundled"
 
@@ -53,7 +54,7 @@ def load(path: Path | None) -> PromptSet:
 
 
 def _parse(name: str, data: bytes, shown: str = BUNDLED) -> PromptSet:
-    lines = [(number, line) for number, line in enumerate(data.splitlines(), 1) if line.strip()]
+    lines = numbered_lines(data)
     if not lines:
         raise PromptsError(f"{shown}: no prompt in it")
     prompts = tuple(_prompt(line, f"{shown}: line {number}") for number, line in lines)

@@ -4,6 +4,7 @@ Owns these figures and what follows from one request alone. Refuses to own the w
 over many requests (window.py). Times are seconds of `time.perf_counter`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -36,6 +37,12 @@ class Acceptance:
     def length(self) -> float | None:
         """Tau: 1 + correct drafts / verify passes; None before the first pass."""
         return 1 + self.correct_drafts / self.verify_passes if self.verify_passes else None
+
+    @classmethod
+    def total(cls, told: Iterable["Acceptance | None"]) -> "Acceptance | None":
+        """Of all that told it; None if none did."""
+        known = [each for each in told if each is not None]
+        return sum(known, cls(0, 0)) if known else None
 
 
 @dataclass(frozen=True, slots=True)

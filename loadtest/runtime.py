@@ -40,7 +40,7 @@ class Runtime:
             numbers = [server.get(f"speculative_{name}") for name in ("num_steps", "eagle_topk", "num_draft_tokens")]
             return cls(
                 url=url,
-                models=tuple(_text(card["id"]) for card in models["data"]),
+                models=_names(models),
                 version=_text(server["version"]),
                 device=_text(server["device"]),
                 algorithm=None if algorithm in (None, "NONE") else algorithm,
@@ -56,6 +56,10 @@ class Runtime:
     def configuration(self) -> dict[str, object]:
         """What two runtimes must share."""
         return {"sglang_version": self.version, "device": self.device, **self.flags.model_dump()}
+
+
+def _names(models: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(_text(card["id"]) for card in models["data"])
 
 
 def _text(value: object) -> str:
@@ -87,27 +91,40 @@ async def describe(client: Client) -> Runtime:
     return Runtime.parse(client.url, server, models)
 
 
-def choose_model(baseline: Runtime, wanted: str | None) -> str:
+async def served_by(client: Client) -> tuple[str, ...]:
+    """The models of any OpenAI endpoint.
+
+    Raises:
+        EndpointError: it cannot be reached, or does not say.
+    """
+    models = await client.document("/v1/models")
+    try:
+        return _names(models)
+    except (KeyError, TypeError) as error:
+        raise EndpointError(f"{client.url}: /v1/models: in unknown words") from error
+
+
+def choose_model(url: str, models: Sequence[str], wanted: str | None) -> str:
     """The model to measure: the wanted one, else the first.
 
     Raises:
         EndpointError: it is not served.
     """
-    if not baseline.models:
-        raise EndpointError(f"{baseline.url}: serves no model")
-    model = wanted or baseline.models[0]
-    require_model(baseline, model)
+    if not models:
+        raise EndpointError(f"{url}: serves no model")
+    model = wanted or models[0]
+    require_model(url, models, model)
     return model
 
 
-def require_model(runtime: Runtime, model: str) -> None:
-    """Refuse a runtime that serves another model.
+def require_model(url: str, models: Sequence[str], model: str) -> None:
+    """Refuse an endpoint that serves other models.
 
     Raises:
         EndpointError: it does not serve this one.
     """
-    if model not in runtime.models:
-        raise EndpointError(f"{runtime.url}: serves {', '.join(runtime.models) or 'nothing'}, not {model}")
+    if model not in models:
+        raise EndpointError(f"{url}: serves {', '.join(models) or 'nothing'}, not {model}")
 
 
 def require_pair(baseline: Runtime, speculative: Runtime | None, batch_sizes: Sequence[int]) -> None:

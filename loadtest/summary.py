@@ -77,7 +77,7 @@ def summarise(requests: Sequence[Request], wall_s: float, objectives: Objectives
     answered = [request for request in requests if request.answer is not None]
     answers: list[Answer] = [request.answer for request in answered if request.answer is not None]
     tokens = sum(answer.completion_tokens for answer in answers)
-    told = [answer.acceptance for answer in answers if answer.acceptance]
+    acceptance = Acceptance.total(answer.acceptance for answer in answers)
     asked = objectives != Objectives()
     good = sum(map(objectives.met_by, answered)) if asked else None
     return Summary(
@@ -94,7 +94,7 @@ def summarise(requests: Sequence[Request], wall_s: float, objectives: Objectives
         tpot_s=Distribution.of(request.tpot_s for request in answered),
         itl_s=Distribution.of(gap_s for request in answered for gap_s in request.itl_s),
         e2e_s=Distribution.of(request.e2e_s for request in answered),
-        acceptance_length=sum(told, Acceptance(0, 0)).length,
+        acceptance_length=acceptance.length if acceptance else None,
     )
 
 

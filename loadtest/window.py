@@ -46,11 +46,10 @@ def figures(run: Run) -> Figures:
     tokens = tokens_between(answers, start_s, end_s)
     if not tokens:
         raise NoWindow(f"batch size {run.concurrency}: no token arrived in the steady window; raise --passes")
-    told = [answer.acceptance for answer in answers if answer.acceptance]
     return Figures(
         tokens_per_s=tokens / (end_s - start_s),
         token_s=decode_token_s(run.requests, run.concurrency),
-        acceptance=sum(told, Acceptance(0, 0)) if told else None,
+        acceptance=Acceptance.total(answer.acceptance for answer in answers),
         prompt_tokens=tuple(answer.prompt_tokens for answer in answers),
         window_s=end_s - start_s,
         client_cpu_share=run.cpu_s / run.wall_s,

@@ -15,6 +15,10 @@ def parse(server, models=MODELS, url="http://h:1"):
     return Runtime.parse(url, server, models)
 
 
+def chosen(runtime, wanted):
+    return choose_model(runtime.url, runtime.models, wanted)
+
+
 def test_a_runtime_is_what_it_says():
     runtime = parse(
         EAGLE | {"max_running_requests": None, "internal_states": [{"effective_max_running_requests_per_dp": 8}]}
@@ -53,14 +57,14 @@ def test_other_words_are_refused(server, models):
 
 
 def test_the_model_is_the_first_or_the_wanted_one():
-    assert choose_model(parse(PLAIN), None) == "one"
-    assert choose_model(parse(PLAIN), "two") == "two"
+    assert chosen(parse(PLAIN), None) == "one"
+    assert chosen(parse(PLAIN), "two") == "two"
     with pytest.raises(EndpointError, match="serves one, two, not three"):
-        choose_model(parse(PLAIN), "three")
+        chosen(parse(PLAIN), "three")
     with pytest.raises(EndpointError, match="serves no model"):
-        choose_model(parse(PLAIN, {"data": []}), None)
+        chosen(parse(PLAIN, {"data": []}), None)
     with pytest.raises(EndpointError, match="serves nothing, not one"):
-        require_model(parse(PLAIN, {"data": []}), "one")
+        require_model("http://h", (), "one")
 
 
 def test_a_runtime_and_its_baseline_are_a_pair():
