@@ -1,30 +1,30 @@
 """The baseline curve file, `aerie-baseline-curve/1`: what a calibration leaves and the gateway reads.
 
-Owns the format: its fields, what makes a file invalid, reading and writing it. Refuses to own how the figures are
-measured (calibrate.py) and files on disk (files.py).
+Owns the fields and what makes a file invalid. Refuses to own how the figures are measured (calibrate.py) and what
+result files have in common (document.py).
 """
 
-from collections.abc import Iterable
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from loadtest import files
+from loadtest.document import (
+    AcceptanceLength,
+    Count,
+    Document,
+    NotNegative,
+    Part,
+    Positive,
+    Sha256,
+    Words,
+    require_ascending,
+    require_interval,
+)
 from loadtest.errors import CurveError
 
-Words = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-AcceptanceLength = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Flags(_Part):
+class Flags(Part):
     """What else of a runtime's configuration moves the curve, as /server_info has it."""
 
     dtype: Words
@@ -36,7 +36,7 @@ class Flags(_Part):
     ep_size: Count
 
 
-class ValidFor(_Part):
+class ValidFor(Part):
     """The runtimes that the curve speaks of."""
 
     model: Words
@@ -46,18 +46,18 @@ class ValidFor(_Part):
     flags: Flags
 
 
-class Workload(_Part):
+class Workload(Part):
     """What was asked."""
 
     prompts: Words
-    prompts_sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+    prompts_sha256: Sha256
     max_tokens: Count
-    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    temperature: NotNegative
     mean_prompt_tokens: Positive
     rounds: Count
 
 
-class BaselinePoint(_Part):
+class BaselinePoint(Part):
     """The baseline at a batch size; the interval is of `tokens_per_s`."""
 
     batch_size: Count
@@ -68,11 +68,11 @@ class BaselinePoint(_Part):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        _require_interval(self.low, self.tokens_per_s, self.high)
+        require_interval(self.low, self.tokens_per_s, self.high)
         return self
 
 
-class SpeculativePoint(_Part):
+class SpeculativePoint(Part):
     """Speculation at a batch size; the interval is of `speedup`."""
 
     batch_size: Count
@@ -86,11 +86,11 @@ class SpeculativePoint(_Part):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        _require_interval(self.low, self.speedup, self.high)
+        require_interval(self.low, self.speedup, self.high)
         return self
 
 
-class Speculative(_Part):
+class Speculative(Part):
     """What speculation gained over the baseline."""
 
     algorithm: Words
@@ -99,18 +99,14 @@ class Speculative(_Part):
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:
-        _require_ascending(point.batch_size for point in self.points)
+        require_ascending(point.batch_size for point in self.points)
         return self
 
 
-class Curve(_Part):
+class Curve(Document):
     """The file."""
 
     format: Literal["aerie-baseline-curve/1"] = "aerie-baseline-curve/1"
-    created: AwareDatetime
-    commit: str | None
-    argv: tuple[str, ...]
-    versions: dict[str, str]
     valid_for: ValidFor
     workload: Workload
     baseline: Annotated[tuple[BaselinePoint, ...], Field(min_length=1)]
@@ -118,15 +114,11 @@ class Curve(_Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        _require_ascending(point.batch_size for point in self.baseline)
+        require_ascending(point.batch_size for point in self.baseline)
         known = {point.batch_size for point in self.baseline}
         if self.speculative and not known.issuperset(point.batch_size for point in self.speculative.points):
             raise ValueError("speculative has a batch size that the baseline lacks")
         return self
-
-    def json_text(self) -> str:
-        """As it is written."""
-        return self.model_dump_json(indent=1) + "\n"
 
 
 def read(path: Path) -> Curve:
@@ -135,35 +127,4 @@ def read(path: Path) -> Curve:
     Raises:
         CurveError: unreadable or invalid; the sentence names the field.
     """
-    try:
-        return Curve.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise CurveError(f"{path}: {error.strerror}") from error
-    except ValidationError as error:
-        raise CurveError(f"{path}: {sentence(error)}") from error
-
-
-def sentence(error: ValidationError) -> str:
-    """The first thing that is wrong, and where."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(map(str, first["loc"]))
-    return f"not a baseline curve ({f'{place}: ' if place else ''}{first['msg']})"
-
-
-def write(curve: Curve, path: Path) -> None:
-    """Put the file there whole, or leave what was there before.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    files.write(curve.json_text(), path)
-
-
-def _require_interval(low: float, value: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{value} does not lie in its interval, {low} to {high}")
-
-
-def _require_ascending(batch_sizes: Iterable[int]) -> None:
-    if any(after <= before for before, after in pairwise(batch_sizes)):
-        raise ValueError("batch sizes are not in ascending order")
+    return Curve.read(path, "a baseline curve", CurveError)

@@ -40,5 +40,9 @@ class CurveError(BenchError):
     """A curve file that is missing or invalid."""
 
 
+class DocumentError(BenchError):
+    """A result file that is missing or invalid."""
+
+
 class OutputError(BenchError):
     """A result that cannot be written."""

@@ -6,7 +6,7 @@ over many requests (window.py). Times are seconds of `time.perf_counter`.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Literal
 
 FailureKind = Literal["unreachable", "timeout", "broken", "refused", "garbage"]
@@ -29,14 +29,27 @@ class Acceptance:
 
     correct_drafts: int
     verify_passes: int
+    accepted_by_position: tuple[int, ...] = ()
+    """Passes that accepted the first draft, the second, and so on; empty where the endpoint does not tell."""
 
     def __add__(self, other: "Acceptance") -> "Acceptance":
-        return Acceptance(self.correct_drafts + other.correct_drafts, self.verify_passes + other.verify_passes)
+        positions = zip_longest(self.accepted_by_position, other.accepted_by_position, fillvalue=0)
+        return Acceptance(
+            self.correct_drafts + other.correct_drafts,
+            self.verify_passes + other.verify_passes,
+            tuple(ours + theirs for ours, theirs in positions),
+        )
 
     @property
     def length(self) -> float | None:
         """Tau: 1 + correct drafts / verify passes; None before the first pass."""
         return 1 + self.correct_drafts / self.verify_passes if self.verify_passes else None
+
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        """n-alpha of a chain: of the passes that accepted n drafts, the share that accepted the next one too."""
+        counts = [count for count in (self.verify_passes, *self.accepted_by_position) if count]
+        return tuple(after / before for before, after in pairwise(counts))
 
     @classmethod
     def total(cls, told: Iterable["Acceptance | None"]) -> "Acceptance | None":

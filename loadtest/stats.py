@@ -36,3 +36,8 @@ def median_with_interval(values: Sequence[float], *, seed: int = 0) -> Estimate:
 def coefficient_of_variation(values: Sequence[float]) -> float:
     """Standard deviation over mean, of at least two positive values."""
     return statistics.stdev(values) / statistics.fmean(values)
+
+
+def rounded(value: float) -> float:
+    """Four figures: more would claim what no run can tell."""
+    return float(f"{value:.4g}")

@@ -7,6 +7,7 @@ Tokens are counted by usage. An endpoint that was asked for `continuous_usage_st
 chunk how many tokens there are; with one that does not, the chunks share the answer's tokens equally.
 """
 
+from itertools import accumulate
 from typing import Any
 
 import orjson
@@ -116,9 +117,14 @@ def acceptance_of(event: dict[str, Any]) -> Acceptance | None:
     """
     details = (event.get("sglext") or {}).get("spec_tokens_details")
     if details:
-        return Acceptance(_count(details["spec_num_correct_drafts"]), _count(details["spec_verify_ct"]))
+        passes_by_drafts = [_count(passes) for passes in details.get("spec_correct_drafts_histogram") or ()]
+        at_least = tuple(accumulate(reversed(passes_by_drafts[1:])))[::-1]
+        return Acceptance(_count(details["spec_num_correct_drafts"]), _count(details["spec_verify_ct"]), at_least)
     told = (event.get("usage") or {}).get("speculation")
-    return Acceptance(_count(told["accepted_drafts"]), _count(told["verify_passes"])) if told else None
+    if not told:
+        return None
+    by_position = tuple(map(_count, told.get("accepted_by_position") or ()))
+    return Acceptance(_count(told["accepted_drafts"]), _count(told["verify_passes"]), by_position)
 
 
 def _count(value: object) -> int:

@@ -46,6 +46,6 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     plan = calibrate.Plan(**{field.name: getattr(options, field.name) for field in fields(calibrate.Plan)})
     measured = asyncio.run(calibrate.calibrate(plan, argv, say, api_key=api_key()))
     print(render(measured), flush=True)
-    curve.write(measured, plan.output)
+    measured.write(plan.output)
     say(f"{plan.output} is written")
     return 0

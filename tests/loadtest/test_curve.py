@@ -78,7 +78,7 @@ def parse(document):
 
 def test_the_file_of_the_specification_is_read_and_written_as_it_is(tmp_path):
     path = tmp_path / "curve.json"
-    curve.write(parse(DOCUMENT), path)
+    parse(DOCUMENT).write(path)
     written = json.loads(path.read_text())
     assert written | {"created": DOCUMENT["created"]} == DOCUMENT
     assert written["created"] in ("2026-11-22T20:00:00Z", DOCUMENT["created"])
@@ -165,7 +165,7 @@ from loadtest.errors import OutputError
 measured = curve.read(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 try:
-    curve.write(measured, Path(sys.argv[2]))
+    measured.write(Path(sys.argv[2]))
 except OutputError as error:
     print(error)
 """
@@ -173,7 +173,7 @@ except OutputError as error:
 
 def test_a_full_disk_leaves_what_was_there(tmp_path):
     whole, target = tmp_path / "whole.json", tmp_path / "target.json"
-    curve.write(parse(DOCUMENT), whole)
+    parse(DOCUMENT).write(whole)
     target.write_text("as before")
     command = [sys.executable, "-c", FULL_DISK, str(whole), str(target)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
@@ -184,7 +184,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
 
 def test_where_no_file_can_be_is_found_out_before_and_after(tmp_path):
     missing = tmp_path / "missing" / "curve.json"
-    for attempt in (files.require_writable, lambda path: curve.write(parse(DOCUMENT), path)):
+    for attempt in (files.require_writable, lambda path: parse(DOCUMENT).write(path)):
         with pytest.raises(OutputError, match=r"cannot be written \(No such file"):
             attempt(missing)
     with pytest.raises(OutputError, match="not a file"):

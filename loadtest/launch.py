@@ -1,0 +1,131 @@
+"""Endpoints: those that a URL names, and runtimes that are started for a measurement and ended after it.
+
+    http://127.0.0.1:30000                               one that runs already
+    speculation                                          `aerie runtime`: the profile's draft and tree
+    speculation --num-steps 2 --eagle-topk 1 ...         the same with further options of `aerie runtime`
+    baseline                                             `aerie runtime --no-speculation`
+
+Owns these words and the process. Refuses to own what a runtime's options mean: `aerie runtime` is a command, not an
+import.
+"""
+
+import asyncio
+import os
+import shlex
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import httpx
+
+from loadtest.client import base_url
+from loadtest.errors import EndpointError
+from loadtest.paired import Say
+
+_WORDS = {"speculation": (), "baseline": ("--no-speculation",)}
+_POLL_S = 0.2
+_STOP_S = 60
+_LOG_LINES = 3
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What is to be measured: a URL, or the options of a runtime to start."""
+
+    text: str
+    options: tuple[str, ...] | None
+    """Of `aerie runtime`; None: the text is a URL."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From a word of the command line.
+
+        Raises:
+            EndpointError: neither a URL nor a runtime to start.
+        """
+        try:
+            word, *options = shlex.split(text) or [""]
+        except ValueError as error:
+            raise EndpointError(f"{text}: {error}") from error
+        if word in _WORDS:
+            return cls(text, (*_WORDS[word], *options))
+        if options or "://" not in word:
+            raise EndpointError(
+                f"{text}: write a URL, or {' or '.join(_WORDS)}, with options of `aerie runtime` after it"
+            )
+        return cls(base_url(word), None)
+
+
+@asynccontextmanager
+async def started(endpoint: Endpoint, shared: Sequence[str], say: Say) -> AsyncIterator[str]:
+    """Its URL; a runtime that was started here, with the shared options too, is ended afterwards.
+
+    Raises:
+        EndpointError: the runtime cannot be started, or never gets ready (it bounds that itself, by its profile).
+    """
+    if endpoint.options is None:
+        yield endpoint.text
+        return
+    port = _free_port()
+    command = [_program(), "runtime", "--runtime-port", str(port), *shared, *endpoint.options]
+    with tempfile.NamedTemporaryFile(prefix="aerie-bench-", suffix=".log") as log:
+        say(f"starting aerie {shlex.join(command[1:])}")
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            await _ready(process, url, Path(log.name), endpoint)
+            yield url
+        finally:
+            await _end(process)
+
+
+async def _ready(process: asyncio.subprocess.Process, url: str, log: Path, endpoint: Endpoint) -> None:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        while process.returncode is None:
+            try:
+                if (await client.get(f"{url}/ready")).is_success:
+                    return
+            except httpx.TransportError:
+                pass  # it does not listen yet
+            await asyncio.sleep(_POLL_S)
+    raise EndpointError(f"{endpoint.text}: `aerie runtime` ended with status {process.returncode}: {_end_of(log)}")
+
+
+def _end_of(log: Path) -> str:
+    return " / ".join(log.read_text(errors="replace").strip().splitlines()[-_LOG_LINES:])
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """By its own way of ending, which takes SGLang with it; killed if that takes too long."""
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), _STOP_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def _program() -> str:
+    """The `aerie` command beside this one, else the one on PATH."""
+    beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    found = shutil.which("aerie", path=beside)
+    if found is None:
+        raise EndpointError("no `aerie` command here to start a runtime with: give URLs of runtimes that run")
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as candidate:
+        candidate.bind(("127.0.0.1", 0))
+        port: int = candidate.getsockname()[1]
+        return port
