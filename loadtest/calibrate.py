@@ -125,7 +125,7 @@ def _quiet(plan: Plan, rounds: Rounds, say: Say) -> Rounds:
 
 
 def _workload(plan: Plan, prompts: PromptSet, measured: Sequence[Sequence[Rounds]]) -> Workload:
-    lengths = [tokens for rounds in measured for each in rounds[0].figures for tokens in each.prompt_tokens]
+    lengths = [tokens for rounds in measured for turn in rounds[0].turns for tokens in turn.figures.prompt_tokens]
     return Workload(
         prompts=prompts.name,
         prompts_sha256=prompts.sha256,

@@ -9,11 +9,11 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from loadtest.commands import calibrate, load
+from loadtest.commands import calibrate, compare, load
 from loadtest.commands.terminal import INTERRUPTED
 from loadtest.errors import BenchError
 
-COMMANDS = {"load": load, "calibrate": calibrate}
+COMMANDS = {"load": load, "compare": compare, "calibrate": calibrate}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

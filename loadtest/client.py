@@ -120,8 +120,20 @@ class Client:
         Raises:
             EndpointError: it cannot be reached, or answers something else.
         """
+        return await self._json(self._http.build_request("GET", self.url + path), path)
+
+    async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A chat completion that is not streamed.
+
+        Raises:
+            EndpointError: as `document`.
+        """
+        path = "/v1/chat/completions"
+        return await self._json(self._http.build_request("POST", self.url + path, json=body), path)
+
+    async def _json(self, request: httpx.Request, path: str) -> dict[str, Any]:
         try:
-            response = await self._http.get(self.url + path)
+            response = await self._http.send(request)
             document = orjson.loads(response.content) if response.status_code == HTTPStatus.OK else None
         except httpx.HTTPError as error:
             failure = _failure(error)

@@ -60,22 +60,27 @@ class Rounds:
 
     side: Side
     batch_size: int
-    figures: tuple[window.Figures, ...]
+    turns: tuple[Round, ...]
+
+    @property
+    def requests(self) -> list[Request]:
+        """Of all turns."""
+        return [request for turn in self.turns for request in turn.requests]
 
     @property
     def tokens_per_s(self) -> list[float]:
         """Of each round."""
-        return [each.tokens_per_s for each in self.figures]
+        return [turn.figures.tokens_per_s for turn in self.turns]
 
     @property
     def token_s(self) -> float:
         """Seconds per token of one request while all decode: the rounds' median."""
-        return statistics.median(each.token_s for each in self.figures)
+        return statistics.median(turn.figures.token_s for turn in self.turns)
 
     @property
     def acceptance(self) -> Acceptance | None:
         """Over all rounds; None of a side that does not tell."""
-        return Acceptance.total(each.acceptance for each in self.figures)
+        return Acceptance.total(turn.figures.acceptance for turn in self.turns)
 
 
 def speedups(ours: Rounds, theirs: Rounds) -> list[float]:
@@ -107,13 +112,13 @@ class Measurement:
         for side in self._sides:
             warm_up = replace(side, sampling=replace(side.sampling, max_tokens=WARM_UP_TOKENS))
             await self._loop(warm_up, prompts, Bounds(batch_size, 0, self._schedule.time_limit_s))
-        figures: dict[str, list[window.Figures]] = {side.name: [] for side in self._sides}
+        turns: dict[str, list[Round]] = {side.name: [] for side in self._sides}
         for number in range(1, self._schedule.rounds + 1):
             for side in self._sides if number % 2 else self._sides[::-1]:
-                figures[side.name].append(await self._turn(side, batch_size, prompts, number))
-        return [Rounds(side, batch_size, tuple(figures[side.name])) for side in self._sides]
+                turns[side.name].append(await self._turn(side, batch_size, prompts, number))
+        return [Rounds(side, batch_size, tuple(turns[side.name])) for side in self._sides]
 
-    async def _turn(self, side: Side, batch_size: int, prompts: PromptSet, number: int) -> window.Figures:
+    async def _turn(self, side: Side, batch_size: int, prompts: PromptSet, number: int) -> Round:
         if not await side.client.flush_cache() and side.name not in self._remembers:
             self._remembers.add(side.name)
             self._say(f"{side.name}: does not flush its cache: it knows every prompt from the second round on")
@@ -123,13 +128,14 @@ class Measurement:
         tau = figures.acceptance.length if figures.acceptance else None
         if tau is None and side.tells_acceptance:
             raise EndpointError(f"{side.client.url}: tells no acceptance figures (return_spec_tokens_details)")
-        self._told(Round(side, prompts, batch_size, number, run.requests, figures))
+        turn = Round(side, prompts, batch_size, number, run.requests, figures)
+        self._told(turn)
         self._say(
-            f"batch size {batch_size}, round {number} of {self._schedule.rounds}, {side.name}: "
+            f"batch size {batch_size}, {prompts.task}, round {number} of {self._schedule.rounds}, {side.name}: "
             f"{figures.tokens_per_s:.1f} tok/s{f', tau {tau:.2f}' if tau else ''} "
             f"({figures.window_s:.1f} s; this client took {figures.client_cpu_share:.0%} of a CPU)"
         )
-        return figures
+        return turn
 
     async def _loop(self, side: Side, prompts: PromptSet, bounds: Bounds) -> closed_loop.Run:
         run = await closed_loop.run(

@@ -38,6 +38,11 @@ class PromptSet:
     sha256: str
     prompts: tuple[Prompt, ...]
 
+    @property
+    def task(self) -> str:
+        """Its name without the file's suffix: what its figures are told under."""
+        return Path(self.name).stem
+
 
 def load(path: Path | None) -> PromptSet:
     """The prompts of a file; without one, the bundled ones.

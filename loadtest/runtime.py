@@ -135,7 +135,7 @@ def require_pair(baseline: Runtime, speculative: Runtime | None, batch_sizes: Se
     """
     if baseline.algorithm:
         raise UnfitPair(f"{baseline.url}: speculates ({baseline.algorithm}): a baseline is started without")
-    _require_room(baseline, batch_sizes)
+    require_room(baseline, batch_sizes)
     if speculative is None:
         return
     if not speculative.algorithm:
@@ -144,10 +144,15 @@ def require_pair(baseline: Runtime, speculative: Runtime | None, batch_sizes: Se
         other = speculative.configuration[name]
         if other != value:
             raise UnfitPair(f"the runtimes differ in more than speculation: {name} is {value} and {other}")
-    _require_room(speculative, batch_sizes)
+    require_room(speculative, batch_sizes)
 
 
-def _require_room(runtime: Runtime, batch_sizes: Sequence[int]) -> None:
+def require_room(runtime: Runtime, batch_sizes: Sequence[int]) -> None:
+    """Refuse a runtime that cannot run such batches at once.
+
+    Raises:
+        UnfitPair: it would let requests wait.
+    """
     if runtime.max_running is not None and runtime.max_running < max(batch_sizes):
         raise UnfitPair(
             f"{runtime.url}: runs {runtime.max_running} requests at a time, so that a batch of {max(batch_sizes)} "

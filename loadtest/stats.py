@@ -33,6 +33,17 @@ def median_with_interval(values: Sequence[float], *, seed: int = 0) -> Estimate:
     return Estimate(middle, min(medians[tail], middle), max(medians[-1 - tail], middle))
 
 
+def quantiles(values: Sequence[float], count: int) -> tuple[float, ...]:
+    """So many, from the least value to the largest, linear between neighbours; rounded."""
+    ascending = sorted(values)
+    last = len(ascending) - 1
+    places = [last * index / (count - 1) for index in range(count)]
+    return tuple(
+        rounded(ascending[int(at)] + (at - int(at)) * (ascending[min(int(at) + 1, last)] - ascending[int(at)]))
+        for at in places
+    )
+
+
 def coefficient_of_variation(values: Sequence[float]) -> float:
     """Standard deviation over mean, of at least two positive values."""
     return statistics.stdev(values) / statistics.fmean(values)

@@ -23,7 +23,7 @@ def render(curve: Curve) -> str:
     points = {point.batch_size: point for point in curve.speculative.points} if curve.speculative else {}
     titles = _BASELINE + (_SPECULATIVE if points else ())
     rows = [_row(point, points.get(point.batch_size), len(titles)) for point in curve.baseline]
-    return "\n".join([*head, "", *_aligned([titles, *rows])])
+    return "\n".join([*head, "", *aligned([titles, *rows])])
 
 
 def _row(baseline: BaselinePoint, speculative: SpeculativePoint | None, width: int) -> tuple[str, ...]:
@@ -46,6 +46,7 @@ def _verdict(point: SpeculativePoint) -> str:
     return "no" if point.high < 1 else "unclear"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with columns to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]

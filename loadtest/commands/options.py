@@ -8,11 +8,15 @@ import math
 from pathlib import Path
 
 
-def add_workload(parser: argparse.ArgumentParser, *, max_tokens: int) -> None:
-    """What is asked of which model, and how long it may take."""
+def add_workload(parser: argparse.ArgumentParser, *, max_tokens: int, tasks: bool = False) -> None:
+    """What is asked of which model, and how long it may take; with tasks, of several files of prompts."""
     add = parser.add_argument
     add("--max-tokens", type=positive, default=max_tokens, metavar="N", help=f"of an answer ({max_tokens})")
-    add("--prompts", type=Path, metavar="FILE", help="JSON lines with `turns` (the bundled ones)")
+    if tasks:
+        files = "JSON lines with `turns`, a file a task (the bundled ones)"
+        add("--prompts", type=Path, nargs="+", default=(), metavar="FILE", help=files)
+    else:
+        add("--prompts", type=Path, metavar="FILE", help="JSON lines with `turns` (the bundled ones)")
     add("--model", metavar="NAME", help="(the first that is served)")
     limit = "nothing is sent after it (120)"
     add("--time-limit", type=positive, default=120, dest="time_limit_s", metavar="S", help=limit)
