@@ -9,11 +9,19 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from loadtest.commands import calibrate, compare, load
+from loadtest.commands import calibrate, compare, load, paper, plan, prompts, tune
 from loadtest.commands.terminal import INTERRUPTED
 from loadtest.errors import BenchError
 
-COMMANDS = {"load": load, "compare": compare, "calibrate": calibrate}
+COMMANDS = {
+    "load": load,
+    "compare": compare,
+    "calibrate": calibrate,
+    "paper": paper,
+    "plan": plan,
+    "prompts": prompts,
+    "tune": tune,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"aerie-bench: {failure}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("aerie-bench: interrupted; nothing was written", file=sys.stderr)
+        print("aerie-bench: interrupted; nothing more was written", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -26,9 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--rounds", type=at_least_two, default=plan.rounds, metavar="N", help="at each batch size and task (6)")
     add("--passes", type=positive, default=plan.passes, metavar="N", help="requests of a worker in a round (2)")
     add("--temperature", type=number, default=plan.temperature, metavar="T", help="(0)")
-    add(
-        "--same-text", type=whole, default=plan.same_text, metavar="N", help="answers of a task that are compared (8)"
-    )
+    add("--same-text", type=whole, default=plan.same_text, metavar="N", help="answers of a task that are compared (8)")
     add("--hardware", type=words, metavar="TEXT", help="of the endpoints, where it cannot be told from here")
     add("--allow-noise", action="store_true", help=f"keep ratios that differ by more than {noise:.0%}%")
     add("--output", type=Path, metavar="FILE", help="the comparison as JSON")

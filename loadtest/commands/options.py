@@ -7,6 +7,9 @@ import argparse
 import math
 from pathlib import Path
 
+from loadtest.errors import PromptsError
+from loadtest.prompts.synthetic import Lengths
+
 
 def add_workload(parser: argparse.ArgumentParser, *, max_tokens: int, tasks: bool = False) -> None:
     """What is asked of which model, and how long it may take; with tasks, of several files of prompts."""
@@ -52,6 +55,26 @@ def rate(text: str) -> float:
     if value <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
+
+
+def rates(text: str) -> tuple[float, ...]:
+    """Finite numbers above 0 with commas between, each once, ascending."""
+    return tuple(sorted(set(map(rate, text.split(",")))))
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    if number(text) > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than 1")
+    return number(text)
+
+
+def lengths(text: str) -> Lengths:
+    """Tokens of a prompt and of its answer."""
+    try:
+        return Lengths.parse(text)
+    except PromptsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def words(text: str) -> str:

@@ -54,6 +54,17 @@ def stream_of(counts, *, total=None, told=True, details=None, speculation=None):
     return [chunk(""), *texts, *end]
 
 
+def whole_answer(tokens, alternatives=()):
+    """A completion with logprobs: of each token -0.1; `alternatives` are (place, token, logprob)."""
+    content = []
+    for place, token in enumerate(tokens):
+        others = [(text, logprob) for at, text, logprob in alternatives if at == place]
+        likeliest = [{"token": text, "logprob": logprob} for text, logprob in [(token, -0.1), *others]]
+        content.append({"token": token, "logprob": -0.1, "top_logprobs": likeliest})
+    message = {"role": "assistant", "content": "".join(token for token in tokens if not token.startswith("<|"))}
+    return {"choices": [{"index": 0, "message": message, "logprobs": {"content": content}}]}
+
+
 @dataclass
 class ScriptedRuntime:
     """`pieces` of every answer's body; `pauses_s` between them, the next one after every flush of the cache.
@@ -65,6 +76,8 @@ class ScriptedRuntime:
     models: tuple = (MODEL,)
     status: int = 200
     pieces: list = field(default_factory=lambda: stream_of(range(1, 9)))
+    answer: dict = field(default_factory=lambda: whole_answer(["ha ", "ha "]))
+    """To a request that does not stream."""
     pauses_s: list = field(default_factory=list)
     flushes: bool = True
     asked: list = field(default_factory=list)
@@ -99,12 +112,16 @@ class ScriptedRuntime:
             await respond(send, 404, b'{"detail": "Not Found"}')
 
     async def _generate(self, scope, receive, send):
-        self.asked.append(json.loads(await read_body(receive)))
+        asked = json.loads(await read_body(receive))
+        self.asked.append(asked)
         self.headers.append({key.decode(): value.decode() for key, value in scope["headers"]})
         self._running += 1
         self.most = max(self.most, self._running)
         try:
-            await self._answer(receive, send)
+            if asked.get("stream"):
+                await self._answer(receive, send)
+            else:
+                await respond(send, self.status, json.dumps(self.answer).encode())
         finally:
             self._running -= 1
 

@@ -218,7 +218,7 @@ def test_an_interrupt_leaves_what_was_there_and_says_so(tmp_path):
         os.kill(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert err.splitlines()[-1] == "aerie-bench: interrupted; nothing was written"
+    assert err.splitlines()[-1] == "aerie-bench: interrupted; nothing more was written"
     assert "Traceback" not in err
     assert out == ""
     assert path.read_text() == "as before"
