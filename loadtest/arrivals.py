@@ -5,7 +5,7 @@ Owns the schedules. Refuses to own sending (open_loop.py).
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import orjson
@@ -28,6 +28,16 @@ def random_arrivals(rate_per_s: float, *, burstiness: float = 1.0, seed: int = 0
     while True:
         at_s += draw.gammavariate(burstiness, 1 / (rate_per_s * burstiness))
         yield at_s
+
+
+def ramped(at_s: Iterable[float], ramp_s: float) -> Iterator[float]:
+    """The same requests at a rate that grows evenly from 0 over so many seconds, and is what it was from then on.
+
+    A rate of r t / ramp brings r t^2 / (2 ramp) requests by t, so that those of the first half of the ramp's time take
+    all of it.
+    """
+    for each_s in at_s:
+        yield math.sqrt(2 * ramp_s * each_s) if each_s < ramp_s / 2 else each_s + ramp_s / 2
 
 
 def traced_arrivals(path: Path) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from loadtest.commands import calibrate, compare, load, paper, plan, prompts, tune
+from loadtest.commands import calibrate, compare, load, paper, plan, prompts, report, tune
 from loadtest.commands.terminal import INTERRUPTED
 from loadtest.errors import BenchError
 
@@ -20,6 +20,7 @@ COMMANDS = {
     "paper": paper,
     "plan": plan,
     "prompts": prompts,
+    "report": report,
     "tune": tune,
 }
 

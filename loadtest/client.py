@@ -17,7 +17,7 @@ import httpx
 import orjson
 
 from loadtest.errors import EndpointError
-from loadtest.record import Answer, Failure, FailureKind, Request
+from loadtest.record import Answer, Failure, FailureKind, Left, Request
 from loadtest.stream import ErrorEvent, Garbage, StreamReader, error_message
 
 _FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (
@@ -52,6 +52,8 @@ class Sampling:
     figures: AcceptanceFigures = AcceptanceFigures.NONE
     token_counts: bool = False
     """Ask for usage with every chunk (SGLang, vLLM)."""
+    ignore_eos: bool = False
+    """Go on to `max_tokens` (SGLang, vLLM)."""
 
     def body(self, messages: Sequence[Mapping[str, str]]) -> bytes:
         """Of a request."""
@@ -66,6 +68,8 @@ class Sampling:
         }
         if self.figures is AcceptanceFigures.SGLANG:
             fields["return_spec_tokens_details"] = True
+        if self.ignore_eos:
+            fields["ignore_eos"] = True
         return orjson.dumps(fields)
 
     def headers(self) -> dict[str, str]:
@@ -94,24 +98,34 @@ class Client:
     ) -> None:
         await self._http.aclose()
 
-    async def chat(self, messages: Sequence[Mapping[str, str]], sampling: Sampling) -> Request:
-        """Stream one chat completion; whatever goes wrong is in the answer."""
+    async def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        sampling: Sampling,
+        *,
+        keep_text: bool = False,
+        leave_after_tokens: int | None = None,
+    ) -> Request:
+        """Stream one chat completion, or leave in the middle of it; whatever goes wrong is in the outcome."""
         body, headers = sampling.body(messages), sampling.headers()
         sent_s = time.perf_counter()
         try:
-            outcome = await self._stream(body, headers)
+            outcome = await self._stream(body, headers, StreamReader(keep_text=keep_text), leave_after_tokens)
         except _MAPPED as error:
             outcome = _failure(error)
         return Request(sent_s, time.perf_counter(), outcome)
 
-    async def _stream(self, body: bytes, headers: dict[str, str]) -> Answer | Failure:
-        reader = StreamReader()
+    async def _stream(
+        self, body: bytes, headers: dict[str, str], reader: StreamReader, leave_after_tokens: int | None
+    ) -> Answer | Failure | Left:
         url = f"{self.url}/v1/chat/completions"
         async with self._http.stream("POST", url, content=body, headers=headers) as response:
             if response.status_code != HTTPStatus.OK:
                 return Failure("refused", f"status {response.status_code}, {await _words(response)}")
             async for data in response.aiter_raw():
                 reader.feed(data, time.perf_counter())
+                if leave_after_tokens is not None and reader.tokens >= leave_after_tokens:
+                    return Left(reader.tokens)
         return reader.answer()
 
     async def document(self, path: str) -> dict[str, Any]:

@@ -8,14 +8,14 @@ Refuses to own HTTP and figures.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import cycle, islice
 
+from loadtest.asking import Ask, Asked, Follow, Told, ignored, single_turn
 from loadtest.errors import NoWindow
 from loadtest.prompts import Prompt
 from loadtest.record import Request
-
-Ask = Callable[[Prompt], Awaitable[Request]]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,15 @@ class Bounds:
     time_limit_s: float = 120.0
     failures: int = 0
     """Failed requests that are put up with."""
+    requests: int | None = None
+    """First turns in all, whatever the passes say; None: as they say."""
+    ramp_s: float = 0.0
+    """The workers begin one after the other, evenly, over this time."""
+
+    @property
+    def total(self) -> int:
+        """Prompts that are asked at most."""
+        return self.concurrency * (1 + self.passes) if self.requests is None else self.requests
 
 
 @dataclass(frozen=True)
@@ -62,16 +71,17 @@ class Run:
         return self.start_s, self.end_s
 
 
-async def run(ask: Ask, prompts: Sequence[Prompt], bounds: Bounds) -> Run:
-    """Ask until a bound is met; the same prompts in the same order every time."""
-    return await _Loop(ask, prompts, bounds).run()
+async def run(
+    ask: Ask, prompts: Iterable[Prompt], bounds: Bounds, told: Told = ignored, follow: Follow = single_turn
+) -> Run:
+    """Ask until a bound is met; the same prompts in the same order every time. `told` hears of every request's end."""
+    return await _Loop(ask, prompts, bounds, told, follow).run()
 
 
 class _Loop:
-    def __init__(self, ask: Ask, prompts: Sequence[Prompt], bounds: Bounds) -> None:
-        self._ask, self._bounds = ask, bounds
-        total = bounds.concurrency * (1 + bounds.passes)
-        self._left: Iterator[Prompt] = (prompts[index % len(prompts)] for index in range(total))
+    def __init__(self, ask: Ask, prompts: Iterable[Prompt], bounds: Bounds, told: Told, follow: Follow) -> None:
+        self._ask, self._bounds, self._told, self._follow = ask, bounds, told, follow
+        self._left: Iterator[Prompt] = islice(cycle(prompts), bounds.total)
         self._requests: list[Request] = []
         self._failures = 0
         self._warm = 0
@@ -83,8 +93,8 @@ class _Loop:
         began_s, cpu_s = time.perf_counter(), time.process_time()
         self._deadline_s = began_s + self._bounds.time_limit_s
         async with asyncio.TaskGroup() as workers:
-            for _ in range(self._bounds.concurrency):
-                workers.create_task(self._work())
+            for number in range(self._bounds.concurrency):
+                workers.create_task(self._work(self._bounds.ramp_s * number / self._bounds.concurrency))
         assert self._end_s is not None
         ended_s = time.perf_counter()
         return Run(
@@ -96,15 +106,20 @@ class _Loop:
             ended_s - began_s,
         )
 
-    async def _work(self) -> None:
+    async def _work(self, after_s: float) -> None:
+        if after_s:
+            await asyncio.sleep(after_s)
         asked = 0
-        while (prompt := self._next()) is not None:
+        following: Prompt | None = None
+        while (prompt := following or self._next()) is not None:
             asked += 1
             if asked == 2:
                 self._warmed()
             request = await self._ask(prompt)
             self._requests.append(request)
             self._failures += request.failure is not None
+            self._told(Asked(prompt, request))
+            following = self._follow(prompt, request)
 
     def _next(self) -> Prompt | None:
         """The next prompt; the first worker that gets none ends the window."""

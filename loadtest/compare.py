@@ -21,6 +21,7 @@ from loadtest.comparison import QUANTILES, Cell, Comparison, Described, Measured
 from loadtest.document import Interval
 from loadtest.errors import BenchError, EndpointError
 from loadtest.launch import Endpoint, started
+from loadtest.negotiation import negotiated
 from loadtest.paired import Measurement, Round, Rounds, Say, Schedule, Side, speedups
 from loadtest.prompts import PromptSet, load
 from loadtest.raw import RawFile, raw_file
@@ -102,7 +103,10 @@ async def _pair(plan: Plan, stack: AsyncExitStack, say: Say, api_key: str | None
     return Pair(
         model,
         plan.hardware or provenance.hardware(clients[1].url, _device(clients[1].url, runtimes[1])),
-        (_side("a", clients[0], runtimes[0], plan, model), _side("b", clients[1], runtimes[1], plan, model)),
+        (
+            await _side("a", clients[0], runtimes[0], plan, model),
+            await _side("b", clients[1], runtimes[1], plan, model),
+        ),
         (_description(plan.a, runtimes[0]), _description(plan.b, runtimes[1])),
         tuple(_differences(*runtimes)),
     )
@@ -125,11 +129,13 @@ def _device(url: str, runtime: Runtime | None) -> str:
     return runtime.device
 
 
-def _side(name: str, client: Client, runtime: Runtime | None, plan: Plan, model: str) -> Side:
-    drafts = bool(runtime and runtime.algorithm)
+async def _side(name: str, client: Client, runtime: Runtime | None, plan: Plan, model: str) -> Side:
+    plain = Sampling(model, plan.max_tokens, temperature=plan.temperature, token_counts=True)
+    if runtime is None:
+        return Side(name, client, await negotiated(client, plain), tells_acceptance=False)
+    drafts = runtime.algorithm is not None
     figures = AcceptanceFigures.SGLANG if drafts else AcceptanceFigures.NONE
-    sampling = Sampling(model, plan.max_tokens, temperature=plan.temperature, figures=figures, token_counts=True)
-    return Side(name, client, sampling, tells_acceptance=drafts)
+    return Side(name, client, replace(plain, figures=figures), tells_acceptance=drafts)
 
 
 def _description(text: str, runtime: Runtime | None) -> Described:

@@ -44,5 +44,9 @@ class DocumentError(BenchError):
     """A result file that is missing or invalid."""
 
 
+class PlanError(BenchError):
+    """What a plan was asked for makes no sense, or a file it rests on is missing or broken."""
+
+
 class OutputError(BenchError):
     """A result that cannot be written."""

@@ -25,7 +25,7 @@ def require_writable(path: Path) -> None:
         raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def write(text: str, path: Path) -> None:
+def write(content: str | bytes, path: Path) -> None:
     """Put the file there whole, or leave what was there before.
 
     Raises:
@@ -33,8 +33,8 @@ def write(text: str, path: Path) -> None:
     """
     temporary = _temporary(path)
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -42,6 +42,18 @@ def write(text: str, path: Path) -> None:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); nothing was left there") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """If it is not there.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: no folder can be made there ({error.strerror})") from error
 
 
 def numbered_lines(data: bytes) -> list[tuple[int, bytes]]:

@@ -73,7 +73,7 @@ async def started(endpoint: Endpoint, shared: Sequence[str], say: Say) -> AsyncI
         yield endpoint.text
         return
     port = _free_port()
-    command = [_program(), "runtime", "--runtime-port", str(port), *shared, *endpoint.options]
+    command = [program(), "runtime", "--runtime-port", str(port), *shared, *endpoint.options]
     with tempfile.NamedTemporaryFile(prefix="aerie-bench-", suffix=".log") as log:
         say(f"starting aerie {shlex.join(command[1:])}")
         process = await asyncio.create_subprocess_exec(
@@ -115,7 +115,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-def _program() -> str:
+def program() -> str:
     """The `aerie` command beside this one, else the one on PATH."""
     beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     found = shutil.which("aerie", path=beside)

@@ -1,115 +1,160 @@
-"""A load at a rate: requests come at random or as a trace has them, and what they come to.
+"""A load: at a rate, as a trace has it or from so many workers, in one stage or several, and what it comes to.
 
-    what is served -> warm up -> send when due -> a report
+    what is served -> warm up -> stage by stage: send, hear, sum up -> a report, whole or partial
 
-Owns the order of things. Refuses to own arrivals (arrivals.py), sending (open_loop.py), figures (summary.py) and their
-looks (report.py).
+Owns the order of things. Refuses to own prompts (prompts/), a stage (stage.py), the fields (load_report.py) and their
+looks (load_text.py).
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from loadtest import files, open_loop, provenance
-from loadtest.arrivals import random_arrivals, traced_arrivals
-from loadtest.client import WARM_UP_TOKENS, AcceptanceFigures, Client, Sampling
-from loadtest.errors import EndpointError
-from loadtest.prompts import PromptSet, load
-from loadtest.record import Request
-from loadtest.report import Report
+from loadtest import files, provenance
+from loadtest.arrivals import traced_arrivals
+from loadtest.client import WARM_UP_TOKENS, Client, Sampling
+from loadtest.errors import EndpointError, OutputError
+from loadtest.load_report import LoadReport, StageReport, Workload
+from loadtest.negotiation import negotiated
+from loadtest.paired import Say
+from loadtest.prompts import PromptSet, PromptSource
+from loadtest.prompts.source import leaving
+from loadtest.raw import RawFile, raw_file
+from loadtest.recorder import Recorder
 from loadtest.runtime import choose_model, served_by
-from loadtest.summary import Distribution, Objectives, summarise
+from loadtest.stage import Measured, Shape, Stage
+from loadtest.summary import Objectives
 
-_ASKED_TOKENS = 8
-"""Enough for an answer that speculated to have figures."""
-
-Say = Callable[[str], None]
+REQUESTS = 100
+"""Of a stage, where nobody says how many or how long."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to send where, and how long."""
+    """What to send where, and how long; one of rates, concurrencies and trace is there."""
 
     url: str
-    rate_per_s: float | None = None
-    """None: as `trace` says."""
-    burstiness: float = 1.0
+    rates_per_s: tuple[float, ...] = ()
+    """A stage each."""
+    concurrencies: tuple[int, ...] = ()
+    """A stage each."""
     trace: Path | None = None
-    seed: int = 0
-    requests: int = 100
+    burstiness: float = 1.0
+    ramp_s: float = 0.0
+    """At the beginning of each stage, not measured."""
+    stage_s: float | None = None
+    """Of each stage after its ramp; None: the requests or the time limit end it."""
+    requests: int | None = None
     time_limit_s: float = 120.0
+    seed: int = 0
+    leave: float = 0.0
+    """The share of clients that leave in the middle of an answer."""
+    multi_turn: bool = False
+    source: PromptSource = field(default_factory=PromptSource)
     warm_up: int = 2
     max_tokens: int = 64
     temperature: float = 0.0
-    prompts: Path | None = None
     model: str | None = None
     objectives: Objectives = field(default_factory=Objectives)
+    raw: Path | None = None
     output: Path | None = None
     timeout_s: float = 120.0
 
+    def shapes(self) -> Iterator[Shape]:
+        """Of the stages.
 
-async def measure(plan: Plan, argv: Sequence[str], say: Say, *, api_key: str | None = None) -> Report:
+        Raises:
+            TraceError: the trace cannot be read.
+        """
+        timed = self.stage_s is not None
+        base = Shape(
+            requests=self.requests or (sys.maxsize if timed else REQUESTS),
+            time_limit_s=self.ramp_s + self.stage_s if self.stage_s is not None else self.time_limit_s,
+            burstiness=self.burstiness,
+            seed=self.seed,
+            ramp_s=self.ramp_s,
+        )
+        if self.trace is not None:
+            yield replace(base, times_s=traced_arrivals(self.trace))
+        yield from (replace(base, rate_per_s=rate) for rate in self.rates_per_s)
+        yield from (replace(base, concurrency=concurrency) for concurrency in self.concurrencies)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A report, and what ended it before its time."""
+
+    report: LoadReport
+    failure: OutputError | None
+    interrupted: bool
+
+
+async def measure(plan: Plan, argv: Sequence[str], say: Say, *, api_key: str | None = None) -> Outcome:
     """Send the load; a cancellation ends it with what was measured.
 
     Raises:
         BenchError: it cannot be sent.
     """
-    if plan.output:
-        files.require_writable(plan.output)
-    prompts, due_s = load(plan.prompts), _due_s(plan)
-    async with Client(plan.url, api_key=api_key, timeout_s=plan.timeout_s) as client:
-        sampling = await _sampling(plan, client)
+    for path in filter(None, (plan.output, plan.raw)):
+        files.require_writable(path)
+    shapes, prompts = tuple(plan.shapes()), plan.source.prompts()
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(Client(plan.url, api_key=api_key, timeout_s=plan.timeout_s))
+        model = choose_model(client.url, await served_by(client), plan.model)
+        sampling = await negotiated(client, Sampling(model, plan.max_tokens, temperature=plan.temperature))
         await _warm_up(plan, client, prompts, sampling)
-        progress = _Progress(plan, say)
-        run = await open_loop.run(
-            lambda prompt: client.chat(prompt.messages, sampling),
-            prompts.prompts,
-            due_s,
-            open_loop.Bounds(plan.requests, plan.time_limit_s),
-            progress.told,
-        )
-    return Report(
-        provenance={
-            "created": datetime.now(UTC).replace(microsecond=0).isoformat(),
-            "commit": provenance.commit(),
-            "argv": provenance.arguments(argv),
-            "versions": provenance.versions(),
-        },
+        raw = stack.enter_context(raw_file(plan.raw))
+        measured = await _Load(plan, client, sampling, prompts, raw, say).run(shapes)
+    report = LoadReport(
+        created=datetime.now(UTC).replace(microsecond=0),
+        commit=provenance.commit(),
+        argv=provenance.arguments(argv),
+        versions=provenance.versions(),
+        partial=not measured[-1].whole,
         workload=_workload(plan, prompts, sampling),
-        summary=summarise(run.requests, run.wall_s, plan.objectives),
-        wall_s=run.wall_s,
-        late_s=Distribution.of(run.late_s),
-        client_cpu_share=run.cpu_s / run.wall_s if run.wall_s > 0 else 0.0,
-        interrupted=run.interrupted,
+        stages=tuple(StageReport.of(each, plan.objectives) for each in measured),
     )
+    return Outcome(report, measured[-1].failure, measured[-1].interrupted)
 
 
-def _due_s(plan: Plan) -> Iterable[float]:
-    if plan.trace is not None:
-        return traced_arrivals(plan.trace)
-    assert plan.rate_per_s is not None, "the command asks for one of the two"
-    return random_arrivals(plan.rate_per_s, burstiness=plan.burstiness, seed=plan.seed)
+class _Load:
+    """The stages, one after another; each asks the same prompts, of an endpoint that forgot them if it can."""
 
+    def __init__(
+        self, plan: Plan, client: Client, sampling: Sampling, prompts: PromptSet, raw: RawFile, say: Say
+    ) -> None:
+        self._plan, self._client, self._sampling, self._prompts = plan, client, sampling, prompts
+        self._raw, self._say = raw, say
 
-async def _sampling(plan: Plan, client: Client) -> Sampling:
-    """What to ask for: the model, and acceptance figures in the words that the endpoint knows."""
-    model = choose_model(client.url, await served_by(client), plan.model)
-    plain = Sampling(model, plan.max_tokens, temperature=plan.temperature)
-    for figures in (AcceptanceFigures.GATEWAY, AcceptanceFigures.SGLANG):
-        asked = replace(plain, figures=figures, token_counts=True)
-        if await _answers(client, replace(asked, max_tokens=_ASKED_TOKENS)):
-            return asked
-    return plain
+    async def run(self, shapes: Sequence[Shape]) -> list[Measured]:
+        measured: list[Measured] = []
+        for shape in shapes:
+            try:
+                if len(shapes) > 1:
+                    await self._forget(first=not measured)
+            except asyncio.CancelledError:  # between two stages
+                if not measured:
+                    raise
+                measured[-1] = replace(measured[-1], interrupted=True)
+                break
+            measured.append(await self._stage(shape))
+            if not measured[-1].whole:
+                break
+        return measured
 
+    async def _stage(self, shape: Shape) -> Measured:
+        recorder = Recorder(shape.label, self._raw)
+        stage = Stage(self._client, self._sampling, recorder, multi_turn=self._plan.multi_turn)
+        prompts = leaving(self._prompts.prompts, self._plan.leave, self._plan.seed)
+        return await stage.run(shape, prompts, self._say)
 
-async def _answers(client: Client, sampling: Sampling) -> bool:
-    request = await client.chat([{"role": "user", "content": "Hello."}], sampling)
-    return request.answer is not None and (
-        sampling.figures is not AcceptanceFigures.GATEWAY or request.answer.acceptance is not None
-    )
+    async def _forget(self, *, first: bool) -> None:
+        if not await self._client.flush_cache() and first:
+            self._say("the endpoint does not flush its cache: it knows the prompts from the second stage on")
 
 
 async def _warm_up(plan: Plan, client: Client, prompts: PromptSet, sampling: Sampling) -> None:
@@ -121,34 +166,18 @@ async def _warm_up(plan: Plan, client: Client, prompts: PromptSet, sampling: Sam
             raise EndpointError(f"{client.url}: does not answer: {request.failure}")
 
 
-def _workload(plan: Plan, prompts: PromptSet, sampling: Sampling) -> dict[str, Any]:
-    return {
-        "model": sampling.model,
-        "rate_per_s": plan.rate_per_s,
-        "burstiness": plan.burstiness if plan.rate_per_s else None,
-        "trace": plan.trace.name if plan.trace else None,
-        "seed": plan.seed,
-        "prompts": prompts.name,
-        "prompts_sha256": prompts.sha256,
-        "max_tokens": plan.max_tokens,
-        "temperature": plan.temperature,
-        "objectives": plan.objectives,
-    }
-
-
-class _Progress:
-    """A line every tenth of the way."""
-
-    def __init__(self, plan: Plan, say: Say) -> None:
-        self._every = max(1, plan.requests // 10)
-        self._of = plan.requests
-        self._say = say
-        self._ended = self._failed = 0
-
-    def told(self, request: Request) -> None:
-        """One more has ended."""
-        self._ended += 1
-        self._failed += request.failure is not None
-        if self._ended % self._every == 0:
-            failed = f", {self._failed} failed" if self._failed else ""
-            self._say(f"{self._ended} of {self._of} requests have ended{failed}")
+def _workload(plan: Plan, prompts: PromptSet, sampling: Sampling) -> Workload:
+    return Workload(
+        model=sampling.model,
+        prompts=prompts.name,
+        prompts_sha256=prompts.sha256,
+        system=plan.source.system,
+        multi_turn=plan.multi_turn,
+        max_tokens=plan.max_tokens,
+        temperature=plan.temperature,
+        seed=plan.seed,
+        burstiness=plan.burstiness if plan.rates_per_s else None,
+        trace=plan.trace.name if plan.trace else None,
+        leave=plan.leave,
+        objectives=plan.objectives,
+    )

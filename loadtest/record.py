@@ -75,6 +75,16 @@ class Answer:
     prompt_tokens: int
     completion_tokens: int
     acceptance: Acceptance | None = None
+    text: str | None = None
+    """None: it was not asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """The client went away in the middle of the answer, as it was told to."""
+
+    tokens: int
+    """That had come by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +93,22 @@ class Request:
 
     sent_s: float
     ended_s: float
-    outcome: Answer | Failure
+    outcome: Answer | Failure | Left
 
     @property
     def answer(self) -> Answer | None:
-        """None if it failed."""
+        """None if there is none."""
         return self.outcome if isinstance(self.outcome, Answer) else None
 
     @property
     def failure(self) -> Failure | None:
         """None if it went well."""
         return self.outcome if isinstance(self.outcome, Failure) else None
+
+    @property
+    def left(self) -> Left | None:
+        """None if its client stayed."""
+        return self.outcome if isinstance(self.outcome, Left) else None
 
     @property
     def e2e_s(self) -> float:

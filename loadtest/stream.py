@@ -27,10 +27,11 @@ class ErrorEvent(Exception):
 
 
 class StreamReader:
-    """One stream, fed with bytes as they arrive."""
+    """One stream, fed with bytes as they arrive; its text is kept on request only."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep_text: bool = False) -> None:
         self._rest = b""
+        self._texts: list[str] | None = [] if keep_text else None
         self._chunks: list[tuple[float, int | None]] = []
         self._usage: dict[str, Any] = {}
         self._acceptance: Acceptance | None = None
@@ -50,6 +51,11 @@ class StreamReader:
         for line in lines:
             self._line(line.rstrip(b"\r"), now_s)
 
+    @property
+    def tokens(self) -> int:
+        """That have come, as far as the stream tells: else its chunks."""
+        return (self._chunks[-1][1] or len(self._chunks)) if self._chunks else 0
+
     def answer(self) -> Answer:
         """What the stream said, once it has ended.
 
@@ -62,7 +68,8 @@ class StreamReader:
             prompt_tokens, total = (_count(self._usage[name]) for name in ("prompt_tokens", "completion_tokens"))
         except (KeyError, TypeError, ValueError) as error:
             raise Garbage("the stream told no usage: tokens cannot be counted") from error
-        return Answer(self._arrivals(total), prompt_tokens, total, self._acceptance)
+        text = None if self._texts is None else "".join(self._texts)
+        return Answer(self._arrivals(total), prompt_tokens, total, self._acceptance, text)
 
     def _line(self, line: bytes, now_s: float) -> None:
         if not line or line.startswith(_FIELDS):
@@ -84,6 +91,8 @@ class StreamReader:
             usage = event.get("usage")
             tokens = None if usage is None else _count(usage["completion_tokens"])
             self._acceptance = acceptance_of(event) or self._acceptance
+            if self._texts is not None:
+                self._texts += [_text(choice) for choice in event["choices"]]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Garbage(f"no event of a completion: {_excerpt(payload)}") from error
         if usage is not None:
@@ -101,6 +110,11 @@ class StreamReader:
         if total > max(counts, default=0):  # the token that ends an answer has no text
             arrivals.append(Arrival(self._finished_s, total))
         return tuple(arrivals)
+
+
+def _text(choice: dict[str, Any]) -> str:
+    """What a chunk adds to the answer itself."""
+    return (choice.get("delta") or {}).get("content") or choice.get("text") or ""
 
 
 def _has_text(choice: dict[str, Any]) -> bool:

@@ -1,6 +1,6 @@
 """What requests of a load come to: rates, latencies by percentile, goodput under objectives, acceptance.
 
-Owns these figures, of requests that have ended. Refuses to own measuring and looks (report.py).
+Owns these figures, of requests that have ended. Refuses to own measuring and looks (load_text.py).
 """
 
 import math
@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from loadtest.record import Acceptance, Answer, Request
+from loadtest.document import Part
+from loadtest.record import Acceptance, Request
 
 PERCENTILES = (50, 90, 99)
 
@@ -48,19 +49,22 @@ def _nearest_rank(ascending: Sequence[float], percent: int) -> float:
     return ascending[max(0, math.ceil(len(ascending) * percent / 100) - 1)]
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(Part):
     """Of a load; rates per second of its wall time."""
 
     requests: int
     answered: int
+    left: int
+    """Whose clients went away, as they were told to: neither answered nor failed."""
     failures: dict[str, int]
     """By kind."""
     good: int | None
     """Answered within the objectives; None without any."""
     requests_per_s: float
+    """Answered."""
     good_per_s: float | None
     prompt_tokens: int
+    """Of answered requests, as are the other tokens and latencies."""
     completion_tokens: int
     completion_tokens_per_s: float
     ttft_s: Distribution | None
@@ -71,18 +75,29 @@ class Summary:
     acceptance_length: float | None
     """Tau, every request weighted by its verify passes; None where the endpoint does not tell."""
 
+    @property
+    def failed(self) -> int:
+        """Of any kind."""
+        return sum(self.failures.values())
+
+    @property
+    def good_share(self) -> float | None:
+        """Of those whose clients stayed; None without objectives, or without any."""
+        stayed = self.requests - self.left
+        return self.good / stayed if self.good is not None and stayed else None
+
 
 def summarise(requests: Sequence[Request], wall_s: float, objectives: Objectives) -> Summary:
     """The figures; latencies are of answered requests."""
     answered = [request for request in requests if request.answer is not None]
-    answers: list[Answer] = [request.answer for request in answered if request.answer is not None]
+    answers = [request.answer for request in answered if request.answer is not None]
     tokens = sum(answer.completion_tokens for answer in answers)
     acceptance = Acceptance.total(answer.acceptance for answer in answers)
-    asked = objectives != Objectives()
-    good = sum(map(objectives.met_by, answered)) if asked else None
+    good = sum(map(objectives.met_by, answered)) if objectives != Objectives() else None
     return Summary(
         requests=len(requests),
         answered=len(answered),
+        left=sum(request.left is not None for request in requests),
         failures=dict(Counter(request.failure.kind for request in requests if request.failure is not None)),
         good=good,
         requests_per_s=_rate(len(answered), wall_s),

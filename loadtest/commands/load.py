@@ -20,8 +20,20 @@ _DERIVED = {"objectives", "source"}
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Of `aerie-bench load`."""
-    add, plan = parser.add_argument, load.Plan
+    add = parser.add_argument
     add("url", metavar="URL", help="of the endpoint")
+    _add_shape(parser)
+    _add_requests(parser)
+    for name, what in (("ttft", "time to first token"), ("tpot", "time per output token"), ("e2e", "whole time")):
+        add(f"--{name}", type=rate, metavar="MS", help=f"objective for goodput: {what}")
+    add("--output", type=Path, metavar="FILE", help="the report as JSON")
+    add("--raw", type=Path, metavar="FILE", help="every request, a JSON line each")
+    parser.set_defaults(check_options=partial(_check_options, parser))
+
+
+def _add_shape(parser: argparse.ArgumentParser) -> None:
+    """When requests come, and how long."""
+    add, plan = parser.add_argument, load.Plan
     when = parser.add_mutually_exclusive_group(required=True)
     rated = "requests per second, at random; several: a stage each"
     when.add_argument("--rate", type=rates, default=(), dest="rates_per_s", metavar="R,R", help=rated)
@@ -32,22 +44,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--ramp", type=number, default=plan.ramp_s, dest="ramp_s", metavar="S", help="grow so long, not measured (0)")
     add("--stage", type=rate, dest="stage_s", metavar="S", help="seconds of each stage after its ramp")
     add("--requests", type=positive, metavar="N", help=f"of each stage at most ({load.REQUESTS}; any with --stage)")
-    add("--warm-up", type=whole, default=plan.warm_up, metavar="N", help="requests before, not counted (2)")
-    add("--leave", type=share, default=plan.leave, metavar="SHARE", help="of clients that leave during an answer (0)")
-    add("--multi-turn", action="store_true", help="all turns of a prompt, each with the answers before it")
     add("--seed", type=int, default=plan.seed, metavar="N", help="of all draws (0)")
-    add("--temperature", type=number, default=plan.temperature, metavar="T", help="(0)")
-    add("--output", type=Path, metavar="FILE", help="the report as JSON")
-    add("--raw", type=Path, metavar="FILE", help="every request, a JSON line each")
-    for name, what in (("ttft", "time to first token"), ("tpot", "time per output token"), ("e2e", "whole time")):
-        add(f"--{name}", type=rate, metavar="MS", help=f"objective for goodput: {what}")
+
+
+def _add_requests(parser: argparse.ArgumentParser) -> None:
+    """What is asked, and what clients do."""
+    add, plan = parser.add_argument, load.Plan
     add_workload(parser, max_tokens=plan.max_tokens, tasks=True)
     add(
         "--synthetic", type=lengths, metavar="P:A", help="made up instead: tokens of a prompt, about, and of its answer"
     )
     add("--mix", type=Path, metavar="FILE", help="several tasks by weight instead, as a YAML file says")
     add("--system", metavar="TEXT", help="a system prompt (none)")
-    parser.set_defaults(check_options=partial(_check_options, parser))
+    add("--multi-turn", action="store_true", help="all turns of a prompt, each with the answers before it")
+    add("--leave", type=share, default=plan.leave, metavar="SHARE", help="of clients that leave during an answer (0)")
+    add("--temperature", type=number, default=plan.temperature, metavar="T", help="(0)")
+    add("--warm-up", type=whole, default=plan.warm_up, metavar="N", help="requests before, not counted (2)")
 
 
 def _check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.arrivals import random_arrivals, traced_arrivals
+from loadtest.arrivals import ramped, random_arrivals, traced_arrivals
 from loadtest.errors import TraceError
 
 rates, shapes, seeds = st.floats(0.01, 1000), st.floats(0.1, 20), st.integers(0, 2**32)
@@ -30,6 +30,25 @@ def test_gaps_have_the_mean_of_the_rate_and_the_variation_of_the_burstiness(burs
     gaps = [after - before for before, after in pairwise([0.0, *times])]
     assert statistics.fmean(gaps) == pytest.approx(1 / 20, rel=0.05)
     assert statistics.stdev(gaps) / statistics.fmean(gaps) == pytest.approx(burstiness**-0.5, rel=0.05)
+
+
+@given(rates, seeds, st.floats(0.1, 100))
+def test_a_ramp_keeps_the_order_and_only_shifts_what_comes_after_it(rate, seed, ramp_s):
+    steady = list(islice(random_arrivals(rate, seed=seed), 100))
+    grown = list(ramped(steady, ramp_s))
+    assert grown == sorted(grown)
+    assert all(at_s > ramp_s for at_s, before_s in zip(grown, steady, strict=True) if before_s > ramp_s / 2)
+    assert [at_s for at_s in grown if at_s > ramp_s] == pytest.approx(
+        [at_s + ramp_s / 2 for at_s in steady if at_s > ramp_s / 2]
+    )
+
+
+def test_in_a_ramp_the_rate_grows_evenly():
+    """Half of its time has a quarter of its requests."""
+    evenly = [number / 100 for number in range(2000)]
+    in_ramp = [at_s for at_s in ramped(evenly, 10) if at_s < 10]
+    assert len(in_ramp) == pytest.approx(500, abs=1)
+    assert sum(at_s < 5 for at_s in in_ramp) == pytest.approx(125, abs=1)
 
 
 def test_a_trace_is_taken_as_it_is(tmp_path):

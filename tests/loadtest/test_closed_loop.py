@@ -88,6 +88,35 @@ def test_failures_that_are_put_up_with_do_not():
     assert len(loop(endpoint, Bounds(1, 7, failures=1)).requests) == 8
 
 
+def test_everybody_is_heard_of_in_the_order_of_the_ends():
+    heard = []
+    result = asyncio.run(run(Endpoint(), PROMPTS, Bounds(3, 2), heard.append))
+    assert tuple(asked.request for asked in heard) == result.requests
+    assert all(asked.late_s is None for asked in heard)
+
+
+def test_a_number_of_requests_bounds_it_however_many_the_workers():
+    assert len(loop(Endpoint(), Bounds(3, 0, requests=7)).requests) == 7
+    assert len(loop(Endpoint(), Bounds(3, 0, requests=2)).requests) == 2
+
+
+def test_a_worker_finishes_a_conversation_before_it_begins_another():
+    endpoint = Endpoint()
+
+    def follow(prompt, _):
+        return prompt.after("an answer")
+
+    talks = [Prompt((f"talk {number}", f"further {number}", f"last {number}")) for number in range(2)]
+    asyncio.run(run(endpoint, talks, Bounds(1, 1), follow=follow))
+    assert endpoint.asked == ["talk 0", "further 0", "last 0", "talk 1", "further 1", "last 1"]
+
+
+def test_in_a_ramp_workers_begin_one_after_the_other():
+    endpoint = Endpoint(wait_s=0.001)
+    loop(endpoint, Bounds(2, 0, requests=10_000, ramp_s=0.4, time_limit_s=0.1))  # the second begins after 0.2 s
+    assert endpoint.most == 1
+
+
 async def measure(url):
     async with Client(url) as client:
         sampling = Sampling(MODEL, 8, token_counts=True)

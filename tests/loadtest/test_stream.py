@@ -31,6 +31,23 @@ def test_tokens_arrive_with_the_chunks_that_usage_says():
     assert (answer.prompt_tokens, answer.completion_tokens) == (34, 6)
 
 
+def test_text_is_kept_only_where_it_is_asked_for():
+    assert read(stream_of([1, 2])).text is None
+    reader = StreamReader(keep_text=True)
+    for piece in [chunk(""), chunk("Red "), chunk("and blue"), *stream_of([1])[-3:]]:
+        reader.feed(piece, 1.0)
+    assert reader.answer().text == "Red and blue"
+
+
+@pytest.mark.parametrize(("told", "tokens"), [(True, 6), (False, 3)])
+def test_on_the_way_tokens_are_those_of_usage_or_else_chunks(told, tokens):
+    reader = StreamReader()
+    assert reader.tokens == 0
+    for piece in stream_of([1, 4, 6], told=told)[:4]:
+        reader.feed(piece, 1.0)
+    assert reader.tokens == tokens
+
+
 def test_a_last_token_without_text_arrives_with_the_end():
     assert steps(read(stream_of([1, 2], total=3))) == [(2.0, 1), (3.0, 2), (4.0, 3)]
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.record import Acceptance, Answer, Arrival, Failure, Request
+from loadtest.record import Acceptance, Answer, Arrival, Failure, Left, Request
 from loadtest.summary import Distribution, Objectives, summarise
 
 
@@ -42,6 +42,12 @@ def test_rates_are_of_answered_requests_and_tau_is_weighted_by_passes():
 def test_goodput_counts_answers_that_kept_every_objective(objectives, good):
     found = summarise([FAST, SLOW, FAILED], wall_s=2.0, objectives=objectives)
     assert (found.good, found.good_per_s) == (good, good / 2)
+
+
+def test_clients_that_left_are_neither_answered_nor_failed_and_spoil_no_goodput():
+    found = summarise([FAST, SLOW, Request(0.0, 0.2, Left(3))], wall_s=2.0, objectives=Objectives(ttft_s=9))
+    assert (found.requests, found.answered, found.left, found.failed) == (3, 2, 1, 0)
+    assert (found.good, found.good_share, found.completion_tokens) == (2, 1.0, 20)
 
 
 def test_an_answer_too_short_to_tell_its_pace_keeps_that_objective():
