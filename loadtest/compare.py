@@ -213,7 +213,9 @@ class _Comparing:
     def _cell(self, task: str, a: Rounds, b: Rounds) -> Cell:
         ratios = speedups(a, b)
         noise = stats.coefficient_of_variation(ratios)
-        self._ratios.setdefault(a.batch_size, []).append(ratios)
+        quiet = noise <= NOISE_BOUND or self._plan.allow_noise
+        if quiet:  # else there is no mean at this batch size either
+            self._ratios.setdefault(a.batch_size, []).append(ratios)
         if noise > NOISE_BOUND:
             self._say(
                 f"batch size {a.batch_size}, {task}: the rounds' ratios differ by {noise:.0%} (coefficient of "
@@ -226,7 +228,7 @@ class _Comparing:
             b=_measured(b),
             speedup=Interval.of(stats.median_with_interval(ratios)),
             noise=rounded(noise),
-            quiet=noise <= NOISE_BOUND or self._plan.allow_noise,
+            quiet=quiet,
         )
 
     def _comparison(self, *, partial: bool) -> Comparison:

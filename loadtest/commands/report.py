@@ -81,6 +81,7 @@ def _draw(contents: Sequence[Content], html: Path | None, folder: Path | None) -
     except ImportError as error:
         raise OutputError(f"a page needs {error.name}: pip install 'aerie[bench]'") from error
     if html:
+        files.require_writable(html)
         files.write(page.page(contents), html)
         say(f"{html} is written")
     if folder:

@@ -12,8 +12,8 @@ from loadtest.curve import Curve
 from loadtest.document import Interval
 from loadtest.load_report import LoadReport, StageReport
 from loadtest.paper.results import Paper
-from loadtest.reporting.latencies import NAMES
-from loadtest.reporting.load_samples import StageSamples, of_load
+from loadtest.reporting.latencies import NAMES, Metric, fewest
+from loadtest.reporting.load_samples import StageSample, StageSamples, of_load
 from loadtest.reporting.pooled import whole_sizes
 from loadtest.reporting.results import Result
 from loadtest.reporting.verdict import Figure
@@ -98,28 +98,35 @@ def _of_curve(curve: Curve) -> Iterator[tuple[str, Figure]]:
 def _of_load(report: LoadReport, samples: StageSamples) -> Iterator[tuple[str, Figure]]:
     for stage in report.stages:
         fault = "partial" if stage.partial else ""
-        for name, figure in _of_stage(stage, samples):
+        for name, figure in _of_stage(stage, samples.get(stage.label)):
             yield f"{name}, {stage.label}", Figure(None, fault) if fault else figure
 
 
-def _of_stage(stage: StageReport, samples: StageSamples) -> Iterator[tuple[str, Figure]]:
+def _of_stage(stage: StageReport, sample: StageSample | None) -> Iterator[tuple[str, Figure]]:
     told = stage.summary
     if told.good is not None:
         yield "good/s", _goodput(stage)
     if tau := told.acceptance_length:
-        yield "tau", Figure(Estimate(tau, tau, tau))
+        yield "tau", Figure((sample and sample.acceptance_length) or Estimate(tau, tau, tau))
     for metric in NAMES:
-        latency: Distribution | None = getattr(told, metric)
-        sample = samples.get((stage.label, metric))
-        for percent in PERCENTILES:
-            name = f"{metric.removesuffix('_s').upper()} p{percent} ms"
-            if latency is None:
-                yield name, Figure(None, "nothing was answered", higher_is_better=False)
-                continue
-            value = latency.percentiles[percent]
-            found = sample.estimate(percent) if sample else Estimate(value, value, value)
-            in_ms = Estimate(found.value * 1000, found.low * 1000, found.high * 1000)
-            yield name, Figure(in_ms, higher_is_better=False)
+        yield from ((name, Figure(found, higher_is_better=False)) for name, found in _latencies(stage, sample, metric))
+
+
+def _latencies(stage: StageReport, sample: StageSample | None, metric: Metric) -> Iterator[tuple[str, Estimate]]:
+    """Those percentiles that have an interval, in milliseconds; without the sample their values alone."""
+    latency: Distribution | None = getattr(stage.summary, metric)
+    values = sample.latencies.get(metric) if sample else None
+    for percent in judged_percentiles(stage) if latency else ():
+        assert latency is not None
+        value = latency.percentiles[percent]
+        found = values.estimate(percent) if values else Estimate(value, value, value)
+        in_ms = Estimate(found.value * 1000, found.low * 1000, found.high * 1000)
+        yield f"{metric.removesuffix('_s').upper()} p{percent} ms", in_ms
+
+
+def judged_percentiles(stage: StageReport) -> list[int]:
+    """Those for which enough requests were answered."""
+    return [percent for percent in PERCENTILES if stage.summary.answered >= fewest(percent)]
 
 
 def _goodput(stage: StageReport) -> Figure:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from loadtest.comparison import ALL, Cell, Comparison, Measured
 from loadtest.record import Acceptance
 from loadtest.reporting.content import Axis, Plot, Point, Series, Table
-from loadtest.reporting.figures import UNKNOWN, figure, with_interval
+from loadtest.reporting.figures import UNKNOWN, figure, share, with_interval
 from loadtest.reporting.pooled import Sides, pooled_tau, pooled_throughput, whole_sizes
 
 
@@ -26,7 +26,7 @@ def speedup(comparison: Comparison, quiet: Sequence[Cell], sides: Sides) -> Plot
         for index, task in enumerate(tasks, 1)
     ]
     rows = [
-        (str(cell.batch_size), cell.task, with_interval(cell.speedup) if cell.quiet else "too noisy", _noise(cell))
+        (str(cell.batch_size), cell.task, with_interval(cell.speedup) if cell.quiet else "too noisy", share(cell.noise))
         for cell in comparison.cells
     ]
     if len(tasks) > 1:
@@ -50,10 +50,6 @@ def speedup(comparison: Comparison, quiet: Sequence[Cell], sides: Sides) -> Plot
         ),
         level=1.0,
     )
-
-
-def _noise(cell: Cell) -> str:
-    return f"{cell.noise:.1%}" if cell.noise < 100 else "above 10,000%"
 
 
 def throughput(comparison: Comparison, quiet: Sequence[Cell], sides: Sides) -> Plot:

@@ -7,7 +7,6 @@ measured on a restless machine has its ratio in no table and its times in no plo
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from loadtest.compare import NOISE_BOUND
 from loadtest.comparison import Cell, Comparison, Described
 from loadtest.reporting import comparison_plots, latencies, latency_plots
 from loadtest.reporting.content import Content, Plot, Table
@@ -15,6 +14,7 @@ from loadtest.reporting.figures import UNKNOWN, figure, with_interval
 from loadtest.reporting.latencies import NAMES, Latencies
 from loadtest.reporting.pooled import Side, Sides, pooled_tau, pooled_throughput
 from loadtest.reporting.provenance import of_document
+from loadtest.reporting.reservations import reservations
 
 TOO_NOISY = "too noisy: no result"
 _LACKING = "not every task was measured"
@@ -32,7 +32,7 @@ def content(comparison: Comparison, raw: Path | None = None) -> Content:
     return Content(
         title=f"{sides.a} against {sides.b}",
         subtitle=f"{comparison.model}, {comparison.hardware}; {_asked(comparison)}",
-        warnings=tuple(_warnings(comparison)),
+        warnings=tuple(reservations(comparison)),
         table=_table(comparison, sides),
         plots=tuple(_plots(comparison, quiet, found, sides)),
         provenance=tuple(_provenance(comparison)),
@@ -70,21 +70,6 @@ def _plots(comparison: Comparison, quiet: Sequence[Cell], found: Latencies, side
 def _asked(comparison: Comparison) -> str:
     work = comparison.workload
     return f"temperature {work.temperature:g}, {work.max_tokens} tokens at most, {work.rounds} rounds in turns"
-
-
-def _warnings(comparison: Comparison) -> Iterator[str]:
-    if comparison.partial:
-        yield "Partial: the run was interrupted or failed on its way. What is here is whole, the rest is missing."
-    for cell in comparison.cells:
-        where = f"{cell.task} at batch size {cell.batch_size}: the rounds' ratios differ by {cell.noise:.0%}"
-        if not cell.quiet:
-            yield f"Too noisy, no result: {where}, and {NOISE_BOUND:.0%} is the most that a speedup may rest on."
-        elif cell.noise > NOISE_BOUND:
-            yield f"Kept in spite of noise (--allow-noise): {where}."
-    for difference in comparison.differences:
-        yield f"The sides differ in more than speculation: {difference}"
-    if comparison.same_text and comparison.same_text.different:
-        yield f"{comparison.same_text.different} greedy answers differ. {comparison.same_text.example or ''}".strip()
 
 
 def _notes(comparison: Comparison) -> Iterator[str]:

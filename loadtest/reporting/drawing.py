@@ -96,9 +96,14 @@ def figure(plot: Plot, *, titled: bool = True) -> Figure:
     return drawn
 
 
+def printable(text: str) -> str:
+    """What has no shape, or no place in XML, is a question mark."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def name(text: str) -> str:
-    """As it can be drawn: what has no shape is a question mark, what is too long ends early."""
-    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
+    """As it can be drawn: what is too long ends early."""
+    shown = printable(text)
     return shown if len(shown) <= _LONGEST_NAME else shown[: _LONGEST_NAME - 1] + "…"
 
 

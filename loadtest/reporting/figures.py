@@ -17,6 +17,11 @@ def figure(value: float | None) -> str:
     return f"{value:,.{digits}f}"
 
 
+def share(value: float) -> str:
+    """In percent."""
+    return f"{value:.0%}" if value < 100 else "above 10,000%"
+
+
 def with_interval(interval: Interval | Estimate) -> str:
     """A value and where it lies."""
     return f"{figure(interval.value)} ({figure(interval.low)} to {figure(interval.high)})"

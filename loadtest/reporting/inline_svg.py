@@ -37,7 +37,7 @@ def inline(svg: str, prefix: str, label: str) -> str:
             element.attrib["href"] = element.attrib.pop(_HREF)
     for size in ("width", "height", "version"):
         root.attrib.pop(size, None)
-    root.attrib |= {"role": "img", "aria-label": label}
+    root.attrib |= {"role": "img", "aria-label": drawing.printable(label)}
     return ET.tostring(root, encoding="unicode")
 
 

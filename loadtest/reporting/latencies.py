@@ -46,18 +46,22 @@ class Sample:
         return before + (after - before) * (place - math.floor(place))
 
     def estimate(self, percent: float) -> Estimate:
-        """A percentile with its 95% interval, from the ranks that it may have; of few values, their ends."""
-        count = len(self.values)
-        middle, spread = count * percent / 100, 1.96 * math.sqrt(count * percent / 100 * (1 - percent / 100))
-        low, high = (
-            self.values[min(max(math.floor(rank), 0), count - 1)] for rank in (middle - spread, middle + spread)
-        )
+        """A percentile with its 95% interval, from the ranks that it may have (Conover); see `fewest`."""
+        count, share = len(self.values), percent / 100
+        spread = 1.96 * math.sqrt(count * share * (1 - share))
+        ranks = (math.ceil(count * share - spread), math.ceil(count * share + spread))
+        low, high = (self.values[min(max(rank, 1), count) - 1] for rank in ranks)
         value = self.at(percent)
         return Estimate(value, min(low, value), max(high, value))
 
     def curve(self) -> list[tuple[float, float]]:
         """Latency and the share of requests (in percent) that took no longer."""
         return [(self.at(percent), float(percent)) for percent in range(_STEPS + 1)]
+
+
+def fewest(percent: float) -> int:
+    """Of so many values at least, a percentile has a 95% interval: of fewer, all may well lie below it."""
+    return math.ceil(math.log(0.025) / math.log(percent / 100))
 
 
 Key = tuple[str, int, Metric]
@@ -125,6 +129,8 @@ class RawLine(BaseModel):
     ttft_s: NotNegative | None = None
     tpot_s: NotNegative | None = None
     e2e_s: NotNegative | None = None
+    correct_drafts: int | None = None
+    verify_passes: int | None = None
 
     @property
     def answered(self) -> bool:

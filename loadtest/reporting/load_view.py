@@ -146,7 +146,7 @@ def _distribution(stages: Sequence[StageReport], metric: Metric, samples: StageS
     step = -(-len(told) // _DRAWN_STAGES)
     series = []
     for colour, (stage, latency) in enumerate(told[::step], 1):
-        sample = samples.get((stage.label, metric))
+        sample = samples[stage.label].latencies.get(metric) if samples else None
         shares = sample.curve() if sample else [(latency.percentiles[p], float(p)) for p in PERCENTILES]
         points = tuple(Point(seconds * 1000, share) for seconds, share in shares)
         series.append(Series(stage.label, colour, points, marked=sample is None))

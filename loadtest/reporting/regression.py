@@ -12,12 +12,15 @@ from pathlib import Path
 from loadtest.comparison import Comparison
 from loadtest.load_report import LoadReport
 from loadtest.paper.results import Paper
-from loadtest.reporting.cells import cells
+from loadtest.reporting.cells import cells, judged_percentiles
 from loadtest.reporting.comparable import require_comparable
 from loadtest.reporting.content import Table
 from loadtest.reporting.figures import UNKNOWN, figure, with_interval
+from loadtest.reporting.latencies import fewest
+from loadtest.reporting.reservations import reservations
 from loadtest.reporting.results import Result
 from loadtest.reporting.verdict import Figure, Verdict, judge
+from loadtest.summary import PERCENTILES
 from loadtest.table import aligned
 
 PASSED, REGRESSED, NOT_PROVEN = 0, 1, 3
@@ -108,13 +111,32 @@ def _partial(result: Result) -> bool:
 
 
 def _remarks(before: Result, after: Result, raw: tuple[Path | None, Path | None]) -> Iterator[str]:
-    for name, result in (("first", before), ("second", after)):
-        if _partial(result):
-            yield f"The {name} run is PARTIAL: what is missing was not judged."
+    for name, result in (("First", before), ("Second", after)):
+        match result:
+            case Comparison():
+                yield from (f"{name} run: {words}" for words in reservations(result))
+            case Paper():
+                told = {words for each in result.experiments for words in reservations(each.comparison)}
+                yield from (f"{name} run: {words}" for words in sorted(told))
+                if result.partial:
+                    yield f"{name} run: partial, the experiments were interrupted."
+            case LoadReport() if result.partial:
+                yield f"{name} run: partial, the load was interrupted."
     if isinstance(after, LoadReport):
-        yield "A load report does not tell the endpoint's hardware: see to it that it is the same."
-        if None in raw:
-            yield "Latencies have no intervals without both runs' --raw: the tolerance alone decides."
+        yield from _remarks_on_loads(after, told=None not in raw)
+
+
+def _remarks_on_loads(after: LoadReport, *, told: bool) -> Iterator[str]:
+    yield "A load report does not tell the endpoint's hardware: see to it that it is the same."
+    if not told:
+        yield "Latencies and tau have no intervals without both runs' --raw: the tolerance alone decides."
+    if short := [percent for percent in PERCENTILES if _too_few(after, percent)]:
+        needs = ", ".join(f"p{percent} of {fewest(percent)}" for percent in short)
+        yield f"Percentiles are judged where enough requests were answered: {needs}."
+
+
+def _too_few(report: LoadReport, percent: int) -> bool:
+    return any(percent not in judged_percentiles(stage) for stage in report.stages)
 
 
 def _texts(row: Row) -> tuple[str, ...]:

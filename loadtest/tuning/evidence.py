@@ -5,7 +5,7 @@ baseline, measured where the tree was, else from the fitted surface. Over a traf
 baseline's time at each batch size, it is the shares' harmonic mean: the time before over the time after.
 
 Intervals are the bootstrap's: answers of each task and rounds of each cell are drawn again, and everything is computed
-anew, the surface included. Owns this arithmetic. Refuses to own measuring (runs.py) and the search (tune.py).
+anew, the surface included. Owns this arithmetic. Refuses to own measuring (runs.py) and the search (search.py).
 """
 
 import random

@@ -109,7 +109,7 @@ class Tuning(Document):
     speedup: Interval
     """Of the chosen tree, or of what would have been chosen, for the whole traffic."""
     policy: Policy | None
-    """None: it pays at every batch size that was measured, or at none."""
+    """None: it pays at every batch size that was measured, or not at the smallest."""
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:
@@ -138,6 +138,12 @@ class Tuning(Document):
         return "\n".join([self._headline(), "", *aligned(trees), "", *aligned(bands)])
 
     def _headline(self) -> str:
-        if self.chosen is None:
-            return f"no speculation: the best measured tree, {self.trees[0].tree}, gives {self.speedup.text()}"
-        return f"{self.chosen}: {self.speedup.text()} times the baseline, {len(self.runs)} trees measured"
+        if self.chosen:
+            return f"{self.chosen}: {self.speedup.text()} times the baseline, {len(self.runs)} trees measured"
+        some = ""
+        if self.policy:
+            some = (
+                f"; it pays up to batch size {self.policy.off_above}: to use that, keep it beside a baseline pool "
+                f"with off_above {self.policy.off_above} and on_below {self.policy.on_below:g}"
+            )
+        return f"no speculation: the best measured tree, {self.trees[0].tree}, gives {self.speedup.text()}{some}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from loadtest import provenance
 from loadtest.errors import PlanError
 from loadtest.paired import Say, Schedule
+from loadtest.planning.tree import Tree
 from loadtest.prompts import PromptSet, PromptSource, load
 from loadtest.stats import rounded
 from loadtest.tuning.evidence import Evidence, Traffic, candidates
@@ -73,16 +74,16 @@ async def tune(plan: Plan, argv: Sequence[str], say: Say, *, api_key: str | None
     if plan.prompts and not {load(path).sha256 for path in plan.prompts} <= set(recording.head.prompts_sha256.values()):
         say(f"the runs ask other prompts than {recording.name} was recorded with")
     setup = Setup(
-        prompts,
-        Schedule(plan.rounds, plan.passes, plan.time_limit_s),
-        tuple(traffic.batch_sizes),
-        plan.max_tokens,
-        recording.head.setting.temperature,
-        plan.model,
-        plan.profile,
-        plan.alone,
-        plan.timeout_s,
-        api_key,
+        prompts=prompts,
+        schedule=Schedule(plan.rounds, plan.passes, plan.time_limit_s),
+        batch_sizes=tuple(traffic.batch_sizes),
+        max_tokens=plan.max_tokens,
+        temperature=recording.head.setting.temperature,
+        model=plan.model,
+        profile=plan.profile,
+        alone=plan.alone,
+        timeout_s=plan.timeout_s,
+        api_key=api_key,
     )
     async with bench(setup, say) as measuring:
         plain = measuring.plain
@@ -93,19 +94,22 @@ async def tune(plan: Plan, argv: Sequence[str], say: Say, *, api_key: str | None
 
 
 def _evidence_of(known: Tuning, search: Search) -> Evidence:
-    """What was measured before, for the traffic of today.
+    """What was measured before, of trees that may be chosen, for this traffic.
 
     Raises:
-        PlanError: a batch size that was not measured.
+        PlanError: no such tree, or a batch size that was not measured.
     """
-    evidence = Evidence.of(search.recording, search.traffic, known.runs)
-    for run in known.runs:
+    topks = {tree.eagle_topk for tree in search.candidates}
+    runs = [run for run in known.runs if Tree.parse(run.tree).eagle_topk in topks]
+    if not runs:
+        raise PlanError("none of the measured trees may be chosen here: measure anew")
+    for run in runs:
         missing = set(search.traffic.batch_sizes) - {cell.batch_size for cell in run.cells}
         if missing:
             raise PlanError(
                 f"batch size {min(missing)} was not measured with {run.tree}: leave it out, or measure anew"
             )
-    return evidence
+    return Evidence.of(search.recording, search.traffic, runs)
 
 
 def _workload(plan: Plan, prompts: PromptSet) -> Workload:

@@ -36,9 +36,7 @@ def decide(evidence: Evidence, candidates: Sequence[Tree]) -> Verdict:
     chosen = tree if speedup.low > 1 else None
     bands = tuple(_band(evidence, tree, candidates, batch_size) for batch_size in evidence.traffic.batch_sizes)
     trees = sorted(evidence.runs, key=evidence.speedup, reverse=True)
-    return Verdict(
-        chosen, speedup, bands, tuple(_measured(evidence, one) for one in trees), policy(bands) if chosen else None
-    )
+    return Verdict(chosen, speedup, bands, tuple(_measured(evidence, one) for one in trees), policy(bands))
 
 
 def policy(bands: Sequence[Band]) -> Policy | None:

@@ -99,8 +99,10 @@ def test_a_restless_machine_gives_no_result_but_keeps_what_was_measured(tmp_path
     said = capsys.readouterr()
     assert "too noisy" in said.out
     assert said.err.splitlines()[-1].startswith("aerie-bench: the machine was not quiet")
-    (cell,) = read(path).cells
+    made = read(path)
+    (cell,) = made.cells
     assert not cell.quiet
+    assert not made.overall
     assert cell.noise > 0.1
 
 

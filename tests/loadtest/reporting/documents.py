@@ -58,7 +58,7 @@ def comparison(
     tasks: tuple[str, ...] = TASKS, batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32), speed: float = 1.0
 ) -> dict[str, Any]:
     def ratio(place: int, size: int) -> float:
-        return speed * (1.9 - 0.15 * place) * (1 - 0.09 * math.log2(size))
+        return speed * (1.9 - 0.15 * place) * max(0.1, 1 - 0.09 * math.log2(size))
 
     def mean(size: int) -> float:
         return math.prod(ratio(place, size) for place in range(len(tasks))) ** (1 / len(tasks))
@@ -156,6 +156,19 @@ def load(slower: float = 1.0, goods: tuple[int, ...] = (200, 196, 120)) -> dict[
         },
         "stages": stages,
     }
+
+
+def raw_lines(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Requests with the percentiles of a load report."""
+    lines = []
+    for stage in document["stages"]:
+        told = stage["summary"]
+        for number in range(1, 201):
+            percent = "50" if number <= 100 else "90" if number <= 180 else "99"
+            latencies = {name: told[name]["percentiles"][percent] for name in ("ttft_s", "tpot_s", "e2e_s")}
+            counts = {"correct_drafts": 10 + number % 9, "verify_passes": 10}
+            lines.append({"stage": stage["label"], "sent_s": float(number)} | latencies | counts)
+    return lines
 
 
 def paper() -> dict[str, Any]:

@@ -4,11 +4,23 @@ import copy
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from loadtest.cli import main
 from loadtest.reporting.cells import cells
+from loadtest.reporting.latencies import Sample, fewest
 from tests.loadtest.reporting import documents
-from tests.loadtest.reporting.documents import comparison, comparison_of, load, load_of, paper, restless, write
+from tests.loadtest.reporting.documents import (
+    comparison,
+    comparison_of,
+    load,
+    load_of,
+    paper,
+    raw_lines,
+    restless,
+    write,
+)
 from tests.loadtest.test_curve import DOCUMENT as CURVE
 
 SMALL = (("mt_bench", "gsm8k"), (1, 4))
@@ -69,6 +81,7 @@ def test_what_could_not_be_judged_is_no_pass(report, after):
     status, said = report(comparison(*SMALL), after)
     assert status == 3
     assert "NOT PROVEN" in said
+    assert "Second run: " in said or "missing" in said
 
 
 def test_a_regression_beside_a_noisy_cell_is_a_regression(report):
@@ -134,23 +147,39 @@ def test_a_partial_stage_is_not_judged(report):
     cut = changed(load(), "stages", 2, "partial", value=True) | {"partial": True}
     status, said = report(load(), cut)
     assert status == 3
-    assert "PARTIAL" in said
+    assert "Second run: partial" in said
 
 
 def test_raw_lines_give_latencies_their_intervals(report, tmp_path):
     raws = [tmp_path / "before.jsonl", tmp_path / "after.jsonl"]
     for path, slower in zip(raws, (1.0, 1.1), strict=True):
-        lines = [
-            {"stage": stage["label"], "sent_s": number, "e2e_s": 1.0, "ttft_s": 0.1, "tpot_s": 0.03 + number / 1000}
-            for stage in load()["stages"]
-            for number in range(200)
-        ]
-        scaled = [line | {name: line[name] * slower for name in ("e2e_s", "ttft_s", "tpot_s")} for line in lines]
-        path.write_text("".join(json.dumps(line) + "\n" for line in scaled))
+        path.write_text("".join(json.dumps(line) + "\n" for line in raw_lines(load(slower))))
     _, said = report(load(), load(slower=1.1), "--raw", *map(str, raws))
     row = next(line for line in said.splitlines() if line.strip().startswith("TPOT p50 ms, 1/s"))
     assert " to " in row
     assert row.endswith("unclear")
+
+
+def test_raw_lines_of_another_load_are_refused(report, tmp_path):
+    path = tmp_path / "raw.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in raw_lines(load())))
+    status, said = report(load(), load(slower=1.1), "--raw", str(path), str(path))
+    assert status == 1
+    assert "requests of stage 1/s are not those of the report" in said
+
+
+@given(st.lists(st.floats(0, 1e300), min_size=1, max_size=50), st.sampled_from([50, 90, 99]))
+def test_a_percentile_lies_in_its_interval(values, percent):
+    found = Sample.of(values).estimate(percent)
+    assert min(values) <= found.low <= found.value <= found.high <= max(values)
+
+
+def test_percentiles_that_few_requests_cannot_tell_are_not_judged(report):
+    assert [fewest(percent) for percent in (50, 90, 99)] == [6, 36, 368]
+    _, said = report(load(), load(slower=1.5))
+    assert "TPOT p90 ms, 1/s" in said
+    assert "TPOT p99 ms" not in said
+    assert "Percentiles are judged where enough requests were answered: p99 of 368." in said
 
 
 def test_tau_has_an_interval_where_passes_were_counted():

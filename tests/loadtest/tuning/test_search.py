@@ -56,6 +56,28 @@ def test_five_runs_find_a_tree_within_a_few_percent_of_the_best_of_hundreds(reco
     assert true_speedup(recording, best_measured(found.evidence), costs_s) > best * (0.98 - noise)
 
 
+GRID = ["1/1/2", "2/1/3", "3/1/4", "4/1/5", "5/1/6", "2/2/4", "3/2/6", "4/2/8", "5/2/8", "2/4/6", "2/4/8", "3/4/8"]
+GRID += ["3/4/12", "4/4/8", "4/4/16", "5/4/8", "5/4/16", "4/3/10", "5/4/32"]
+
+
+def test_three_of_nineteen_noisy_runs_choose_as_well_as_all_nineteen(recording):
+    """A whole grid picks what noise favours; a search that looks at few trees smooths them through the surface."""
+    by_search, by_grid = [], []
+    for seed in range(20):
+        draw = random.Random(seed)
+        runs = {Tree.parse(tree): made.run(tree, noise=[draw.gauss(1, 0.05)]) for tree in GRID}
+
+        async def measure(tree, runs=runs):
+            return runs[tree]
+
+        plan = Search(recording, traffic(recording), list(runs), 3)
+        chosen = best_measured(asyncio.run(plan.run(measure, lambda _: None)).evidence)
+        of_all = best_measured(Evidence.of(recording, traffic(recording), list(runs.values())))
+        by_search.append(true_speedup(recording, chosen))
+        by_grid.append(true_speedup(recording, of_all))
+    assert sum(by_search) >= sum(by_grid) * 0.99
+
+
 def test_the_search_ends_where_the_best_is_one_that_was_measured(recording):
     found, measured, said = search(recording, most_runs=50)
     assert len(measured) < 10

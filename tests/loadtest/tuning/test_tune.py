@@ -21,12 +21,13 @@ from loadtest.tuning.search import Found, Search
 from loadtest.tuning.tune import Place, tuning_of
 from service.gateway.policy import BatchSizeLimits
 from service.runtime import profiles
-from tests.loadtest.scripted_runtime import ScriptedRuntime, served, speculative
+from tests.loadtest.scripted_runtime import ScriptedRuntime, served, speculative, stream_of
 from tests.loadtest.tuning import made
 
-QUICK = ["--batch-sizes", "1=3,4", "--rounds", "2", "--passes", "1", "--max-tokens", "8", "--runs", "3"]
+QUICK = ["--batch-sizes", "1=3,2", "--rounds", "2", "--passes", "1", "--max-tokens", "8", "--runs", "2"]
 QUICK += ["--hardware", "A machine"]
-"""Of batch sizes 1 and 4 the first has three quarters of the time."""
+"""Of batch sizes 1 and 2 the first has three quarters of the time."""
+DETAILS = {"spec_num_correct_drafts": 8, "spec_num_proposed_drafts": 16, "spec_verify_ct": 8}
 
 
 @pytest.fixture
@@ -40,11 +41,11 @@ def place(tmp_path, monkeypatch):
         words = shlex.split(endpoint.text)
         started.append(endpoint.text)
         if words[0] == "baseline":
-            runtime = ScriptedRuntime()
+            runtime = ScriptedRuntime(pieces=stream_of(range(1, 17)))
         else:
             numbers = dict(zip(words[1::2], map(int, words[2::2]), strict=True))
             tree = {f"speculative_{name[2:].replace('-', '_')}": number for name, number in numbers.items()}
-            runtime = speculative(server_info=tree)
+            runtime = speculative(server_info=tree, pieces=stream_of(range(1, 17, 2), details=DETAILS))
         with served(runtime) as running:
             yield running.url
         started.append(f"end of {endpoint.text}")
@@ -65,7 +66,7 @@ def test_a_tuning_leaves_four_files_that_its_readers_accept(place, capsys):
     assert tune(path) == 0
     tuning = Tuning.load(path / "tuned" / "tuning.json")
     assert [round(band.share, 2) for band in tuning.bands] == [0.75, 0.25]
-    assert 1 <= len(tuning.runs) <= 3
+    assert 1 <= len(tuning.runs) <= 2
     assert not tuning.partial
     assert started[0] == "baseline"
     assert started[1] == "speculation --num-steps 2 --eagle-topk 1 --num-draft-tokens 3"
@@ -84,7 +85,7 @@ def test_a_tuning_leaves_four_files_that_its_readers_accept(place, capsys):
         assert values["kind"] == "baseline"
     tiers = json.loads((path / "tuned" / "adaptive.json").read_text())
     assert all(isinstance(tier["candidate_steps"][0], int) for tier in tiers.values())
-    assert list(tiers) == ["1", "4"]
+    assert list(tiers) == ["1", "2"]
 
 
 def decided(recording, costs_s, batch_sizes=(1, 4, 8)):
@@ -122,10 +123,17 @@ def test_where_it_does_not_pay_there_is_no_speculation_in_any_file(recording, tm
 
 
 def test_the_thresholds_are_ones_that_the_gateway_takes(recording):
-    tuning = decided(recording, (0.005, 0.001, 0, 0.004))
+    tuning = decided(recording, (0.005, 0.001, 0, 0.0025))
     values = yaml.safe_load(export.values_yaml(tuning, "eagle", "EAGLE3"))
     limits = BatchSizeLimits.model_validate(values["gateway"]["policy"]["batch_size"])
-    assert 1 <= limits.off_above < 8
+    assert 4 <= limits.off_above < 8
+
+
+def test_speculation_that_pays_for_small_batches_only_is_said_to(recording):
+    tuning = decided(recording, (0.005, 0.001, 0, 0.004))
+    assert tuning.chosen is None
+    assert "it pays up to batch size" in tuning.text()
+    assert "gateway" not in yaml.safe_load(export.values_yaml(tuning, "eagle", "EAGLE3"))
 
 
 def test_runs_that_were_measured_decide_anew_for_another_traffic(place, recording):
@@ -136,12 +144,13 @@ def test_runs_that_were_measured_decide_anew_for_another_traffic(place, recordin
     tuning = Tuning.load(path / "tuned" / "tuning.json")
     assert tuning.tasks == {"code": 1.0}
     assert [band.batch_size for band in tuning.bands] == [8]
+    assert tune(path, "--reuse", path / "known.json", "--batch-sizes", "8", "--chains") == 0
     assert tune(path, "--reuse", path / "known.json", "--batch-sizes", "16") == 1
 
 
 def test_alone_the_baseline_is_ended_before_a_tree_is_started(place):
     path, started = place
-    assert tune(path, "--alone", "--runs", "2", "--batch-sizes", "1") == 0
+    assert tune(path, "--alone", "--batch-sizes", "1") == 0
     assert started[:3] == [
         "baseline",
         "end of baseline",
@@ -151,7 +160,7 @@ def test_alone_the_baseline_is_ended_before_a_tree_is_started(place):
 
 def test_with_chains_only_chains_are_measured(place):
     path, _ = place
-    assert tune(path, "--chains", "--runs", "2", "--batch-sizes", "1") == 0
+    assert tune(path, "--chains", "--batch-sizes", "1") == 0
     assert all(run.tree.split("/")[1] == "1" for run in Tuning.load(path / "tuned" / "tuning.json").runs)
 
 
