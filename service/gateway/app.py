@@ -65,10 +65,10 @@ def create_app(settings: Settings, drain: Drain | None = None, shared: Shared | 
     fleet = Fleet(file.value, settings, metrics)
     watchers = Watchers(fleet, metrics)
     file.follow(partial(_adopt, fleet, watchers))
-    around = Surroundings(settings, fleet, guard, drain or Drain(), metrics, watchers)
-    errors = RecentErrors()
+    drain, errors = drain or Drain(), RecentErrors()
+    around = Surroundings(settings, fleet, guard, drain, metrics, watchers)
     app = _App(
-        _layers(settings, metrics, errors),
+        _layers(settings, metrics, errors, drain),
         title="Aerie gateway",
         summary="OpenAI's API over SGLang with EAGLE-3 speculative decoding",
         lifespan=_lifespan(around, file, shared),
@@ -106,7 +106,7 @@ class _App(FastAPI):
         return app
 
 
-def _layers(settings: Settings, metrics: Metrics, errors: RecentErrors) -> list[_Layer]:
+def _layers(settings: Settings, metrics: Metrics, errors: RecentErrors, drain: Drain) -> list[_Layer]:
     """The innermost first."""
     layers: list[_Layer] = [
         partial(Shortcut, endpoints=routes.GENERATING),
@@ -117,7 +117,7 @@ def _layers(settings: Settings, metrics: Metrics, errors: RecentErrors) -> list[
     if settings.tracing:
         tracing.check_installed()
         layers.append(_spans().Traced)
-    return [*layers, partial(Observe, metrics=metrics, errors=errors)]
+    return [*layers, partial(Observe, metrics=metrics, errors=errors, drain=drain)]
 
 
 def _spans() -> ModuleType:

@@ -62,8 +62,10 @@ class Canary:
         self._config = config
         self._below = int(config.share * _RID_DRAWS)
         if self._below:
-            for result in Result:  # a rate needs a zero to begin with
-                self._checks.labels(result)
+            for station in self._fleet.stations:
+                if station.config.kind is Kind.SPECULATIVE:
+                    for result in Result:  # a rate needs a zero to begin with
+                        self._checks.labels(station.config.name, result)
 
     def wants(self, exchange: Exchange) -> bool:
         """Whether this answer is to be kept for a check. The request's own id is the draw."""
@@ -97,7 +99,7 @@ class Canary:
                 result = await self.check(*work)
             except Exception:  # noqa: BLE001 - the outermost loop of this task: its end would be silence
                 _log.exception("unexpected error in a losslessness check")
-                self._checks.labels(Result.FAILED).inc()
+                self._checks.labels(work[1].pool, Result.FAILED).inc()
             if result is not None:
                 self._rested_s = self._clock() + 60 / self._config.per_minute
             self._busy = False
@@ -118,7 +120,7 @@ class Canary:
         except (GatewayError, Incomparable, TimeoutError) as error:
             _log.info("no losslessness check", extra={"fields": {"rid": exchange.rid, "reason": _reason(error)}})
             verdict = Verdict(Result.FAILED)
-        self._checks.labels(verdict.result).inc()
+        self._checks.labels(record.pool, verdict.result).inc()
         if verdict.result is Result.MISMATCH:
             _warn(exchange, record, verdict, pool.name)
         return verdict.result

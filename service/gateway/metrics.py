@@ -333,7 +333,7 @@ class Metrics:
         self.losslessness_checks = self._counter(
             "aerie_losslessness_checks_total",
             "Greedy answers compared with the baseline pool's: same, within_epsilon, mismatch; failed: not comparable.",
-            ("result",),
+            ("pool", "result"),
         )
         self.captured_prompts = self._counter(
             "aerie_capture_prompts_total",
@@ -365,6 +365,8 @@ class Metrics:
         self.pool_info.remove_by_labels({"pool": pool})
         self.pool_info.labels(pool, kind, version).set(1)
         self.pool_weight.labels(pool).set(weight)
+        for outcome in ("ok", "error"):  # a rate needs a zero to begin with: a canary's first errors are to be seen
+            self.pool_requests.labels(pool, outcome)
 
     def forget_pool(self, pool: str) -> None:
         """Drop what is said of a pool that is gone; what it has counted stays."""

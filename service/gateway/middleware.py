@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.gateway import headers, log
 from service.gateway.connection import Connection
+from service.gateway.drain import Drain
 from service.gateway.errors import BodyTimeout, ClientGone, InternalError, PayloadTooLarge
 from service.gateway.headers import header
 from service.gateway.metrics import Metrics
@@ -24,6 +25,7 @@ from service.gateway.tracing import passed_on
 
 REQUEST_ID = "x-request-id"
 _REQUEST_ID = REQUEST_ID.encode()
+_LAST = b"connection", b"close"
 LINGER_BODIES = 16
 """A body over the limit is read and dropped up to this many limits, so that its sender gets to read the 413."""
 
@@ -37,9 +39,10 @@ _log = logging.getLogger("aerie.gateway")
 class Observe:
     """Outermost: gives a request its id and record, turns a bug into a 500, logs and counts the end."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, errors: RecentErrors) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, errors: RecentErrors, drain: Drain) -> None:
         self._app = app
         self._errors = errors
+        self._drain = drain
         self._recorder = Recorder(metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,7 +54,7 @@ class Observe:
         record = RequestRecord(_request_id(scope), scope["method"], scope["path"])
         record.trace = passed_on(scope["headers"])
         scope["state"]["record"] = record
-        token, sender = log.request_id.set(record.request_id), _Sender(record, send)
+        token, sender = log.request_id.set(record.request_id), _Sender(record, send, self._drain)
         try:
             await self._app(scope, receive, sender)
         except Exception:  # noqa: BLE001 - the outermost loop: a bug costs one request, not the server
@@ -78,17 +81,20 @@ class Observe:
 
 
 class _Sender:
-    """Notes the status and puts the request's id on the answer."""
+    """Notes the status and puts the request's id on the answer; of a gateway that drains, a connection's last."""
 
-    def __init__(self, record: RequestRecord, send: Send) -> None:
+    def __init__(self, record: RequestRecord, send: Send, drain: Drain) -> None:
         self._record = record
         self._send = send
+        self._drain = drain
 
     def __call__(self, message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
             self._record.status = message["status"]
             mine = (_REQUEST_ID, self._record.request_id.encode())
             message["headers"] = [*message.get("headers", ()), mine]
+            if self._drain.draining:
+                message["headers"].append(_LAST)
         return self._send(message)
 
 

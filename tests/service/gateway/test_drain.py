@@ -133,7 +133,7 @@ def test_the_notice_serves_on_with_readiness_off_and_a_second_signal_ends_at_onc
         running.send_signal(signal.SIGTERM)
         until(lambda: client.get("/readyz").json().get("reason") == "The gateway is draining.")
         assert client.post(CHAT, json=chat).is_success
-        assert client.get("/healthz").is_success
+        assert client.get("/healthz").headers["connection"] == "close", "the next one is to go to another gateway"
         upstream.script = Script(steps=[wire.chunk("a", "Red"), Hold()])
         assert Streaming(client.base_url, chat).began.wait(20)
         running.send_signal(signal.SIGTERM)

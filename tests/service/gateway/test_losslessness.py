@@ -119,7 +119,7 @@ def recorded(pool="eagle", model=MODEL, tokens=4):
 
 
 def counted(metrics):
-    found = {result: metrics.losslessness_checks.labels(result)._value.get() for result in Result}
+    found = {result: metrics.losslessness_checks.labels("eagle", result)._value.get() for result in Result}
     return {result: int(times) for result, times in found.items() if times}
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from service.gateway import log
 from service.gateway.app import create_app
+from service.gateway.drain import Drain
 from service.gateway.metrics import Metrics
 from service.gateway.middleware import Observe
 from service.gateway.observe import CLASSES, POSITIONS, PROMPT_LENGTHS, Recorder, prompt_length
@@ -200,7 +201,7 @@ def test_a_bug_is_a_500_in_the_same_format_and_is_logged(caplog):
         sent.append(message)
 
     scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
-    asyncio.run(Observe(broken, Metrics(), RecentErrors())(scope, None, send))
+    asyncio.run(Observe(broken, Metrics(), RecentErrors(), Drain())(scope, None, send))
     assert sent[0]["status"] == 500
     assert json.loads(sent[1]["body"])["error"]["code"] == "internal_error"
     assert "ZeroDivisionError" in caplog.text

@@ -1,0 +1,1 @@
+"""Roll-outs of drafts: whether a canary is promoted, held or taken back, judged on what Prometheus has."""
