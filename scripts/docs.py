@@ -1,4 +1,4 @@
-"""Write the tables in docs/ that say what the code says: metrics, settings, capabilities (`make docs`).
+"""Write the tables in docs/ that say what the code says: metrics, settings, capabilities, values (`make docs`).
 
 A page holds a table between `<!-- NAME -->` and `<!-- /NAME -->`. With `--check` nothing is written: exit
 status 1 says that a page is behind the code.
@@ -14,6 +14,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 
+from scripts import chart_values
 from service.capabilities import TABLE, Support
 from service.gateway.config import GatewayConfig
 from service.gateway.metrics import Metrics
@@ -106,7 +107,13 @@ def capabilities() -> str:
     return table(("feature", "", "what the caller is told", "source"), rows)
 
 
+def values() -> str:
+    """Every value of the chart."""
+    return table(("value", "default", "meaning"), chart_values.rows())
+
+
 PAGES = {
+    "../deploy/helm/aerie/README.md": {"pools": chart_values.pools, "values": values},
     "gateway.md": {"config": config},
     "metrics.md": {"metrics": metrics},
     "settings.md": {"settings": settings},

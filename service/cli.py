@@ -1,7 +1,7 @@
-"""The `aerie` command: `up`, `gateway`, `runtime`, `check`, `key`.
+"""The `aerie` command: `up`, `gateway`, `runtime`, `check`, `key`, `rollout`.
 
 Owns the command line and the exit status: 0 for a stop that was asked for, 1 for a failure (one line says which), 2 for
-wrong arguments. Everything else is in the parts.
+wrong arguments; `rollout` has more. Everything else is in the parts.
 """
 
 import argparse
@@ -21,6 +21,8 @@ from service.gateway.server import serve
 from service.gateway.settings import Settings
 from service.gateway.tracing import CannotTrace
 from service.gateway.workers import CannotListen
+from service.rollout import command as rollout
+from service.rollout.errors import RolloutError
 from service.runtime import model_source, preflight, profiles
 from service.runtime.child import ChildError
 from service.runtime.config import RuntimeConfig
@@ -38,6 +40,7 @@ FAILURES = (
     profiles.ProfileError,
     preflight.PreflightError,
     model_source.ModelError,
+    RolloutError,
 )
 
 
@@ -112,7 +115,13 @@ def _config(options: argparse.Namespace) -> RuntimeConfig:
             raise profiles.ProfileError("no-speculation: plain decoding drafts nothing; leave the draft options out")
         speculation = {"algorithm": Algorithm.NONE}
     overrides: dict[str, Any] = {name: getattr(options, name) for name in ("model", "served_model_name", "dtype")}
-    overrides |= {"port": options.runtime_port, "extra_args": tuple(options.sglang_arg) or None}
+    overrides |= {
+        "host": options.runtime_host,
+        "port": options.runtime_port,
+        "node_rank": options.node_rank,
+        "dist_init_addr": options.dist_init_addr,
+        "extra_args": tuple(options.sglang_arg) or None,
+    }
     return profiles.load(options.profile, {**overrides, "speculation": speculation})
 
 
@@ -143,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         if command is up:
             subparser.set_defaults(host="127.0.0.1", port=8000)
             subparser.add_argument("--verbose", action="store_true", help="show SGLang's output too")
+    rollout.add_to(commands)
     return parser
 
 
@@ -171,7 +181,10 @@ def _runtime_options() -> argparse.ArgumentParser:
     options.add_argument("--num-draft-tokens", type=int, metavar="N", help="nodes verified per pass, the root included")
     options.add_argument("--no-speculation", action="store_true", help="plain decoding: the honest baseline")
     options.add_argument("--dtype", help="auto, bfloat16, float16 or float32")
+    options.add_argument("--runtime-host", metavar="ADDRESS", help="SGLang's address (127.0.0.1)")
     options.add_argument("--runtime-port", type=_port, metavar="PORT", help="SGLang's port (30000)")
+    options.add_argument("--node-rank", type=int, metavar="N", help="of the profile's nodes, this one; 0 serves")
+    options.add_argument("--dist-init-addr", metavar="HOST:PORT", help="where the nodes of one replica meet")
     options.add_argument(
         "--sglang-arg",
         action="append",

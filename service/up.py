@@ -23,7 +23,7 @@ from service.runtime.config import RuntimeConfig
 
 GATEWAY_BUDGET_S = 30
 # The gateway drains for its AERIE_DRAIN_TIMEOUT_S (30 s); when it has ended, the runtime has nothing left to do.
-STOP_GRACE_S = {"gateway": 120, "runtime": 10}
+GATEWAY_STOP_GRACE_S = 120
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def prepare(stack: Stack) -> Child:
             preflight.check_port(stack.host, stack.port, "PORT")
         preflight.check(stack.config)
         config = stack.config.model_copy(update={"model": model_source.prepare(stack.config.model, stack.say)})
-        return launch.runtime(config, stack.say, stack.echo)
+        # alone, it shows everything: who runs a service keeps what it shows
+        return launch.runtime(config, stack.say, stack.echo, keep_log=stack.port is not None)
 
 
 async def run(stack: Stack, runtime: Child) -> None:
@@ -104,11 +105,12 @@ async def _start_runtime(stack: Stack, runtime: Child) -> None:
     speculation = (
         f"{config.speculation.algorithm} {config.speculation.tree}" if config.speculation.enabled else "no speculation"
     )
-    stack.say(f"starting SGLang on {config.device}: {config.served_model_name}, {speculation}; log: {runtime.log}")
+    log = f"; log: {runtime.log}" if runtime.log else ""
+    stack.say(f"starting SGLang on {config.device}: {config.served_model_name}, {speculation}{log}")
     await runtime.start()
     await launch.until_ready(
         runtime,
-        f"{stack.runtime_url}/ready",
+        f"{stack.runtime_url}{config.ready_path}",
         config.startup_budget_s,
         lambda waited: stack.say(f"SGLang is loading ({waited:.0f} s)"),
     )
@@ -135,7 +137,8 @@ async def _until_signal(stack: Stack, work: Coroutine[Any, Any, None], children:
                 wait.cancel()
             stack.say("stopping")
             for child in children:
-                await child.stop(STOP_GRACE_S[child.name])
+                is_runtime = child.name == "runtime"
+                await child.stop(stack.config.drain_timeout_s if is_runtime else GATEWAY_STOP_GRACE_S)
             stack.say("stopped")
 
 

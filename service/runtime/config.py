@@ -17,19 +17,25 @@ OWNED_FLAGS = frozenset(
         "--attention-backend",
         "--context-length",
         "--device",
+        "--dist-init-addr",
         "--dtype",
         "--host",
         "--max-running-requests",
         "--max-total-tokens",
         "--mem-fraction-static",
         "--model-path",
+        "--nnodes",
+        "--node-rank",
         "--page-size",
         "--port",
         "--pp-size",
         "--served-model-name",
         "--tp-size",
+        "--uvicorn-access-log-exclude-prefixes",
     }
 )
+ASKED_ALL_THE_TIME = ("/ready", "/health", "/v1/loads", "/metrics")
+"""By gateways, kubelets and Prometheus; the access log of the rest can be read."""
 
 
 class RuntimeConfig(BaseModel, frozen=True, extra="forbid"):
@@ -43,6 +49,9 @@ class RuntimeConfig(BaseModel, frozen=True, extra="forbid"):
     port: int = Field(default=30000, ge=1, le=65535)
     tp_size: int = Field(default=1, ge=1)
     pp_size: int = Field(default=1, ge=1)
+    nodes: int = Field(default=1, ge=1, description="that share one replica's GPUs; each starts its own SGLang")
+    node_rank: int = Field(default=0, ge=0, description="of this node; 0 is the one that serves")
+    dist_init_addr: str | None = Field(default=None, description="HOST:PORT on node 0 where the nodes meet")
     attention_backend: str | None = None
     page_size: int = Field(default=1, ge=1)
     max_running_requests: int = Field(ge=1, description="always passed: SGLang would lower it to 48 under speculation")
@@ -53,12 +62,16 @@ class RuntimeConfig(BaseModel, frozen=True, extra="forbid"):
     startup_budget_s: float = Field(
         default=600, gt=0, description="time from start to ready, after which it has failed"
     )
+    drain_timeout_s: float = Field(
+        default=10, ge=0, description="from a signal to SGLang's end; it finishes its requests, then takes up to 20 s"
+    )
     speculation: SpeculativeConfig
     extra_args: tuple[str, ...] = Field(default=(), description="further SGLang flags, passed as they are")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         self._check_device()
+        self._check_nodes()
         if self.pp_size > 1 and self.speculation.algorithm is Algorithm.EAGLE3:
             raise ValueError("pp_size: SGLang's EAGLE3 has no pipeline parallelism; use pp_size=1 and a larger tp_size")
         check_attention(self.speculation, attention_backend=self.attention_backend, page_size=self.page_size)
@@ -78,6 +91,13 @@ class RuntimeConfig(BaseModel, frozen=True, extra="forbid"):
                 "attention_backend: on CPU only intel_amx can verify drafts; use intel_amx or leave it out"
             )
 
+    def _check_nodes(self) -> None:
+        gpus = self.tp_size * self.pp_size
+        if gpus % self.nodes:
+            raise ValueError(f"nodes: tp_size * pp_size = {gpus} GPUs do not divide among {self.nodes} nodes")
+        if self.node_rank >= self.nodes:
+            raise ValueError(f"node_rank: {self.node_rank} is none of {self.nodes} nodes, which count from 0")
+
     def command(self) -> list[str]:
         """The command that starts SGLang: on CPU through `service.runtime.cpu.serve`, which brings our kernels."""
         module = "service.runtime.cpu.serve" if self.device == "cpu" else "sglang.launch_server"
@@ -94,6 +114,7 @@ class RuntimeConfig(BaseModel, frozen=True, extra="forbid"):
             "port": self.port,
             "tp-size": self.tp_size,
             "pp-size": self.pp_size,
+            **self._node_flags(),
             "attention-backend": "intel_amx" if self.device == "cpu" else self.attention_backend,
             "page-size": self.page_size,
             "max-running-requests": self.max_running_requests,
@@ -102,7 +123,18 @@ class RuntimeConfig(BaseModel, frozen=True, extra="forbid"):
             "context-length": self.context_length,
         }
         named = [part for name, value in flags.items() if value is not None for part in (f"--{name}", str(value))]
-        return [*named, "--enable-metrics", *sglang_flags(self.speculation), *self.extra_args]
+        quiet = ("--uvicorn-access-log-exclude-prefixes", *ASKED_ALL_THE_TIME)
+        return [*named, "--enable-metrics", *quiet, *sglang_flags(self.speculation), *self.extra_args]
+
+    def _node_flags(self) -> dict[str, str | int | None]:
+        if self.nodes == 1:
+            return {}
+        return {"nnodes": self.nodes, "node-rank": self.node_rank, "dist-init-addr": self.dist_init_addr}
+
+    @property
+    def ready_path(self) -> str:
+        """What answers 200 once this node's part is loaded: nodes beside the first serve nothing else."""
+        return "/ready" if self.node_rank == 0 else "/health"
 
     @property
     def is_local(self) -> bool:

@@ -21,13 +21,21 @@ PROBE_EVERY_S = 0.25
 PROBE_TIMEOUT_S = 5
 
 
-def runtime(config: RuntimeConfig, say: Callable[[str], None], echo: Callable[[str], None]) -> Child:
+def runtime(
+    config: RuntimeConfig, say: Callable[[str], None], echo: Callable[[str], None], *, keep_log: bool = True
+) -> Child:
     """The runtime's child process, not started yet; on CPU its kernels are compiled first.
+
+    Args:
+        config: what to start.
+        say: told what is done before that.
+        echo: told every line of its output.
+        keep_log: write them to a file too, which grows for as long as it runs.
 
     Raises:
         build.BuildError: no compiler, or it failed.
     """
-    log = cache_dir() / "logs" / f"runtime-{config.port}.log"
+    log = cache_dir() / "logs" / f"runtime-{config.port}.log" if keep_log else None
     return Child("runtime", config.command(), environment(config, say), log, echo)
 
 

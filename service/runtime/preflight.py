@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from service.runtime import gpus
 from service.runtime.config import RuntimeConfig
 from service.speculation import Algorithm, SpeculativeConfig
 
@@ -36,6 +37,15 @@ def check(config: RuntimeConfig) -> None:
     check_memory(config.min_memory_gib)
     if config.device == "cuda":
         check_cuda()
+        check_gpus(config)
+
+
+def check_gpus(config: RuntimeConfig) -> None:
+    """Raises PreflightError where the GPUs here cannot run these settings."""
+    try:
+        gpus.check(config, gpus.find())
+    except gpus.GpuError as error:
+        raise PreflightError(str(error)) from None
 
 
 def check_cuda() -> None:

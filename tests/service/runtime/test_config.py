@@ -31,9 +31,29 @@ def test_the_default_profile_serves_the_embedded_model_with_the_shipped_draft_wh
 
 
 def test_every_flag_that_is_passed_is_owned_so_that_extra_arguments_cannot_contradict_it() -> None:
-    loaded = profiles.load("h100", {"max_total_tokens": 4096, "context_length": 2048})
+    nodes = {"nodes": 2, "tp_size": 16, "dist_init_addr": "leader:20000"}
+    loaded = profiles.load("h100", {"max_total_tokens": 4096, "context_length": 2048, **nodes})
     names = {flag for flag in loaded.flags() if flag.startswith("--") and not flag.startswith("--speculative-")}
     assert names - {"--enable-metrics"} == OWNED_FLAGS
+
+
+def test_of_several_nodes_only_the_first_serves_and_is_ready_by_ready() -> None:
+    settings = {"nodes": 2, "tp_size": 16, "dist_init_addr": "leader:20000"}
+    first, second = (profiles.load("h100", {**settings, "node_rank": rank}) for rank in (0, 1))
+    assert second.flags()[second.flags().index("--node-rank") + 1] == "1"
+    assert (first.ready_path, second.ready_path) == ("/ready", "/health")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"nodes": 2}, "nodes: tp_size [*] pp_size = 1 GPUs do not divide among 2 nodes"),
+        ({"nodes": 2, "tp_size": 2, "node_rank": 2}, "node_rank: 2 is none of 2 nodes"),
+    ],
+)
+def test_nodes_that_cannot_share_a_replica_are_refused(overrides: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ProfileError, match=sentence):
+        profiles.load("h100", overrides)
 
 
 def test_plain_decoding_still_sets_max_running_requests_so_that_it_compares_with_speculation() -> None:
