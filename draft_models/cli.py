@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 import transformers
 
-from draft_models.commands import check, evaluate, import_, list_, plot, prepare, study, train
+from draft_models.commands import check, evaluate, import_, list_, plot, prepare, record, study, train
 from draft_models.commands.options import positive
 from draft_models.errors import DraftError
 
@@ -20,6 +20,7 @@ COMMANDS = {
     "prepare": prepare,
     "train": train,
     "evaluate": evaluate,
+    "record": record,
     "check": check,
     "import": import_,
     "list": list_,

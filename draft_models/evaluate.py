@@ -130,19 +130,30 @@ def evaluate(
         DataError: a prompt and its answer do not fit the target's context, or its chat template refuses the prompt.
     """
     eos, report = end_of_sequence(target.model.generation_config), Report(setting)
-    context = target.config.max_position_embeddings
     for index, prompt in enumerate(prompts):
-        ids = prompt_ids(tokenizer, prompt.messages)
-        if len(ids) + setting.max_tokens >= context:
-            raise DataError(
-                f"{prompt.place}: a prompt of {len(ids)} tokens and an answer of up to {setting.max_tokens}: that "
-                f"does not fit the target's context of {context}; leave the prompt out, or lower --max-tokens"
-            )
+        ids = fitting_ids(target, tokenizer, prompt, setting.max_tokens)
         sampling = Sampling.seeded(setting.temperature, setting.seed + index)
         decoded = decode(target, draft, ids, setting.max_tokens, eos, setting.shape, sampling, setting.rule)
         report.measured.append(Measured(prompt.task, len(ids), decoded.acceptance))
         on_prompt(report.measured[-1])
     return report
+
+
+def fitting_ids(
+    target: Target, tokenizer: PreTrainedTokenizerBase, prompt: EvaluationPrompt, max_tokens: int
+) -> list[int]:
+    """A prompt as the target reads it.
+
+    Raises:
+        DataError: it and its answer do not fit the target's context, or the chat template refuses it.
+    """
+    ids, context = prompt_ids(tokenizer, prompt.messages), target.config.max_position_embeddings
+    if len(ids) + max_tokens >= context:
+        raise DataError(
+            f"{prompt.place}: a prompt of {len(ids)} tokens and an answer of up to {max_tokens}: that "
+            f"does not fit the target's context of {context}; leave the prompt out, or lower --max-tokens"
+        )
+    return ids
 
 
 def _grouped(measured: Iterable[Measured], key: Callable[[Measured], str]) -> dict[str, list[Measured]]:

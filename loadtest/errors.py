@@ -48,5 +48,9 @@ class PlanError(BenchError):
     """What a plan was asked for makes no sense, or a file it rests on is missing or broken."""
 
 
+class TreeError(BenchError):
+    """Not a draft tree."""
+
+
 class OutputError(BenchError):
     """A result that cannot be written."""

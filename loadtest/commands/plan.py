@@ -10,12 +10,13 @@ from loadtest import curve, files
 from loadtest.commands.options import batch_sizes, positive, rate
 from loadtest.commands.terminal import say
 from loadtest.planning import fit, geometry, hardware, published
+from loadtest.planning.acceptance import read_acceptance
 from loadtest.planning.plan import Question, plan
 from loadtest.planning.plan_text import markdown, published_table, render
 from loadtest.planning.queueing import Traffic
 from loadtest.planning.roofline import PUBLISHED, Constants, Machine
-from loadtest.planning.tree import Tree, read_acceptance
 from loadtest.summary import Objectives
+from loadtest.tree import Tree
 
 _NEEDED = ("model", "gpu", "rate", "prompt_tokens", "answer_tokens")
 

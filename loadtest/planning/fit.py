@@ -14,7 +14,7 @@ from loadtest.curve import Curve
 from loadtest.errors import PlanError
 from loadtest.planning.published import Point
 from loadtest.planning.roofline import Constants, Machine
-from loadtest.planning.tree import Tree
+from loadtest.tree import Tree
 
 PULL = 1e-3
 """Weight of the pull: a factor of e away costs as much as one prediction that is 3% off."""

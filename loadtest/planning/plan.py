@@ -16,9 +16,9 @@ from loadtest.planning.planned import Asked, Band, Bands, Milliseconds, Planned,
 from loadtest.planning.queueing import PLAIN, Decoding, Replica, Traffic
 from loadtest.planning.roofline import PUBLISHED, Constants, Machine
 from loadtest.planning.sizing import Checked, alone, on_paper, room, simulated
-from loadtest.planning.tree import Tree
 from loadtest.stats import rounded
 from loadtest.summary import Distribution, Objectives
+from loadtest.tree import Tree
 
 
 @dataclass(frozen=True)

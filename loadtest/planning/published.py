@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from loadtest.planning import geometry, hardware
 from loadtest.planning.roofline import Constants, Machine
-from loadtest.planning.tree import Tree
+from loadtest.tree import Tree
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

@@ -15,7 +15,7 @@ from itertools import accumulate
 from operator import mul
 
 from loadtest.planning.roofline import Machine
-from loadtest.planning.tree import Tree
+from loadtest.tree import Tree
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 
 from loadtest.planning.geometry import Geometry
 from loadtest.planning.hardware import Gpu
-from loadtest.planning.tree import Tree
+from loadtest.tree import Tree
 
 _ALL_REDUCES = 2
 """Of a layer: after attention and after the MLP."""

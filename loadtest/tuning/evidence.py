@@ -19,8 +19,8 @@ from pydantic import Field
 
 from loadtest.document import AcceptanceLength, Count, Part, Positive, Words
 from loadtest.errors import PlanError
-from loadtest.planning.tree import Tree
 from loadtest.stats import CONFIDENCE, Estimate
+from loadtest.tree import Tree
 from loadtest.tuning.recording import Drawn, Recording
 from loadtest.tuning.surface import Observed, Surface
 

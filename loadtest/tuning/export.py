@@ -13,7 +13,7 @@ import yaml
 
 from loadtest.errors import EndpointError
 from loadtest.launch import program
-from loadtest.planning.tree import Tree
+from loadtest.tree import Tree
 from loadtest.tuning.result import Tuning
 
 PROFILE, VALUES, TIERS = "profile.yaml", "values.yaml", "adaptive.json"

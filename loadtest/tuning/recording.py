@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from loadtest.document import Count, NotNegative, Part, Sha256, Words, first_fault
 from loadtest.errors import PlanError
 from loadtest.files import numbered_lines
-from loadtest.planning.tree import Tree
 from loadtest.record import Acceptance
+from loadtest.tree import Tree
 
 _Line = TypeVar("_Line", bound=BaseModel)
 Drawn = Mapping[str, Sequence[int]]

@@ -15,10 +15,10 @@ from loadtest import stats
 from loadtest.client import AcceptanceFigures, Client, Sampling
 from loadtest.launch import Endpoint, started
 from loadtest.paired import Measurement, Rounds, Say, Schedule, Side, speedups
-from loadtest.planning.tree import Tree
 from loadtest.prompts import PromptSet
 from loadtest.runtime import Runtime, choose_model, describe, require_pair
 from loadtest.stats import rounded
+from loadtest.tree import Tree
 from loadtest.tuning.evidence import Cell, Run
 
 NOISE_BOUND = 0.1

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from loadtest.errors import BenchError
 from loadtest.paired import Say
-from loadtest.planning.tree import Tree
+from loadtest.tree import Tree
 from loadtest.tuning.evidence import Evidence, Run, Traffic
 from loadtest.tuning.recording import Recording
 

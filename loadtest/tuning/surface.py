@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from loadtest.planning.tree import Tree
+from loadtest.tree import Tree
 
 GUESS = {"cycle_s": 0.1, "draft_step_s": 0.05, "draft_token_s": 0.005, "node_s": 0.02}
 """In steps of the smallest batch."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from loadtest import provenance
 from loadtest.errors import PlanError
 from loadtest.paired import Say, Schedule
-from loadtest.planning.tree import Tree
 from loadtest.prompts import PromptSet, PromptSource, load
 from loadtest.stats import rounded
+from loadtest.tree import Tree
 from loadtest.tuning.evidence import Evidence, Traffic, candidates
 from loadtest.tuning.recording import Recording
 from loadtest.tuning.result import Source, Tuning, Workload

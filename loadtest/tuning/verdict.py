@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from loadtest import stats
 from loadtest.document import Interval
-from loadtest.planning.tree import Tree
 from loadtest.stats import rounded
+from loadtest.tree import Tree
 from loadtest.tuning.evidence import Evidence
 from loadtest.tuning.result import Band, Measured, Policy
 from loadtest.tuning.search import best_measured

@@ -6,7 +6,7 @@ from loadtest.curve import Curve
 from loadtest.errors import PlanError
 from loadtest.planning import fit, geometry, hardware
 from loadtest.planning.roofline import PUBLISHED, Machine
-from loadtest.planning.tree import Tree
+from loadtest.tree import Tree
 from tests.loadtest.test_curve import DOCUMENT
 
 MACHINE = Machine(geometry.read("llama-3.1-8b"), hardware.read("h100"))

@@ -12,7 +12,7 @@ from loadtest.planning.planned import Planned
 from loadtest.planning.queueing import PLAIN, Decoding, Traffic
 from loadtest.planning.roofline import Machine
 from loadtest.planning.sizing import room
-from loadtest.planning.tree import Tree
+from loadtest.tree import Tree
 from tests.loadtest.planning.test_fit import MEASURED, curve_of
 
 ASKED = ["plan", "--model", "llama-3.1-8b", "--rate", "40", "--prompt-tokens", "1000", "--answer-tokens", "300"]

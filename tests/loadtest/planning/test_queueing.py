@@ -10,7 +10,7 @@ from loadtest.planning import geometry, hardware
 from loadtest.planning.queueing import PLAIN, Decoding, Replica, Traffic, occupancy
 from loadtest.planning.roofline import Machine
 from loadtest.planning.simulation import simulate
-from loadtest.planning.tree import Tree
+from loadtest.tree import Tree
 
 MACHINE = Machine(geometry.read("llama-3.1-8b"), hardware.read("h100"))
 TRAFFIC = Traffic(10, 500, 250)

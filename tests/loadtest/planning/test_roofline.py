@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from loadtest.planning import geometry, hardware
 from loadtest.planning.roofline import Machine
-from loadtest.planning.tree import Tree
+from loadtest.tree import Tree
 
 MODELS = st.sampled_from(list(geometry.presets().values()))
 GPUS = st.sampled_from([hardware.read(name) for name in hardware.names()])

@@ -2,7 +2,7 @@
 
 import json
 
-from loadtest.planning.tree import Tree
+from loadtest.tree import Tree
 from loadtest.tuning.evidence import Cell, Run
 
 STEP_S = {1: 0.070, 4: 0.076, 8: 0.084}

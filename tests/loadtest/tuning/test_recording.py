@@ -7,7 +7,7 @@ import pytest
 from draft_models.record import Recorded
 from draft_models.tree import TreeShape
 from loadtest.errors import PlanError
-from loadtest.planning.tree import Tree
+from loadtest.tree import Tree
 from loadtest.tuning.recording import Recording
 from tests.loadtest.tuning import made
 

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from loadtest.errors import EndpointError, PlanError
-from loadtest.planning.tree import Tree
+from loadtest.tree import Tree
 from loadtest.tuning.evidence import Evidence, Traffic, candidates
 from loadtest.tuning.recording import Recording
 from loadtest.tuning.search import Search, best_measured

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from loadtest.planning.tree import Tree
+from loadtest.tree import Tree
 from loadtest.tuning.surface import GUESS, Observed, Surface, non_negative_least_squares
 from tests.loadtest.tuning import made
 

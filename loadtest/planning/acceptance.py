@@ -1,56 +1,22 @@
-"""Draft trees, and how many tokens a cycle keeps with each: the acceptance length tau.
+"""How many tokens a cycle keeps with a tree: the acceptance length tau, as it was given or of trees nobody measured.
 
-Owns the notation `num_steps/topk/num_draft_tokens`, SGLang's bounds on it, and tau of trees that nobody measured.
 Refuses to own measuring tau.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from operator import mul
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from loadtest.errors import PlanError
+from loadtest.tree import Tree
 
 WIDTH_EXPONENT = 0.4
 """How the chance to hit a level grows with its width: see `tau_of`."""
 CANDIDATES = ("1/1/2", "2/1/3", "3/1/4", "5/1/6", "7/1/8", "3/4/8", "4/4/16", "5/4/16", "5/8/32", "8/8/64")
 """Trees that are weighed where only acceptance by position is known."""
-
-
-@dataclass(frozen=True, order=True)
-class Tree:
-    """The root counts among `num_draft_tokens`."""
-
-    num_steps: int
-    eagle_topk: int
-    num_draft_tokens: int
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """From `3/4/8`.
-
-        Raises:
-            PlanError: not a tree that SGLang would run.
-        """
-        parts = text.split("/")
-        if len(parts) != 3 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-            raise PlanError(f"{text!r} is not a tree: write num_steps/topk/num_draft_tokens, as 3/4/8")
-        tree = cls(*map(int, parts))
-        least, most = tree.bounds
-        if not least <= tree.num_draft_tokens <= most:
-            raise PlanError(f"{text}: num_draft_tokens must lie between {least} and {most} for these steps and topk")
-        return tree
-
-    @property
-    def bounds(self) -> tuple[int, int]:
-        """Least and most `num_draft_tokens` that its depth and breadth allow."""
-        return self.num_steps + 1, 1 + self.eagle_topk + (self.num_steps - 1) * self.eagle_topk**2
-
-    def __str__(self) -> str:
-        return f"{self.num_steps}/{self.eagle_topk}/{self.num_draft_tokens}"
 
 
 def tau_of(tree: Tree, by_position: Sequence[float]) -> float:

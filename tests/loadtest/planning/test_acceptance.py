@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.errors import PlanError
-from loadtest.planning.tree import CANDIDATES, Tree, read_acceptance, tau_of
+from loadtest.errors import BenchError, TreeError
+from loadtest.planning.acceptance import CANDIDATES, read_acceptance, tau_of
+from loadtest.tree import Tree
 
 SHARES = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 
@@ -38,7 +39,7 @@ def test_this_projects_own_tree_is_predicted_within_four_percent():
 
 @pytest.mark.parametrize("text", ["3", "3/4", "3/x/8", "0/1/1", "3/1/9", "3/4/3"])
 def test_what_is_no_tree_is_refused(text):
-    with pytest.raises(PlanError):
+    with pytest.raises(TreeError):
         Tree.parse(text)
 
 
@@ -66,11 +67,11 @@ def test_a_measured_tree_overrules_the_one_predicted(tmp_path):
 def test_acceptance_that_cannot_be_is_refused_in_a_line(tmp_path, content, said):
     path = tmp_path / "tau.json"
     path.write_text(content)
-    with pytest.raises(PlanError, match=said):
+    with pytest.raises(BenchError, match=said):
         read_acceptance(str(path))
 
 
 @pytest.mark.parametrize("text", ["nowhere.json", "1.2,0.5", "nan", "0.5,", "1.2.3"])
 def test_acceptance_that_is_neither_numbers_nor_a_file_is_refused(text):
-    with pytest.raises(PlanError):
+    with pytest.raises(BenchError):
         read_acceptance(text)
