@@ -48,6 +48,10 @@ class PlanError(BenchError):
     """What a plan was asked for makes no sense, or a file it rests on is missing or broken."""
 
 
+class TuneError(BenchError):
+    """What a tuning rests on is missing or broken, or there is nothing to choose from."""
+
+
 class TreeError(BenchError):
     """Not a draft tree."""
 

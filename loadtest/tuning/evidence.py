@@ -18,7 +18,7 @@ from typing import Annotated, Self, TypeVar
 from pydantic import Field
 
 from loadtest.document import AcceptanceLength, Count, Part, Positive, Words
-from loadtest.errors import PlanError
+from loadtest.errors import TuneError
 from loadtest.stats import CONFIDENCE, Estimate
 from loadtest.tree import Tree
 from loadtest.tuning.recording import Drawn, Recording
@@ -64,12 +64,12 @@ class Traffic:
         """From weights; without any, the recording's tasks alike.
 
         Raises:
-            PlanError: a task that was not recorded.
+            TuneError: a task that was not recorded.
         """
         weights = tasks or dict.fromkeys(recording.tasks, 1.0)
         for task in weights:
             if task not in recording.tasks:
-                raise PlanError(f"{task}: {recording.name} has no such task; it has {', '.join(recording.tasks)}")
+                raise TuneError(f"{task}: {recording.name} has no such task; it has {', '.join(recording.tasks)}")
         return cls(_shares(weights), _shares(dict(sorted(batch_sizes.items()))))
 
 

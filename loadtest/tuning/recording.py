@@ -14,7 +14,7 @@ from typing import Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from loadtest.document import Count, NotNegative, Part, Sha256, Words, first_fault
-from loadtest.errors import PlanError
+from loadtest.errors import TreeError, TuneError
 from loadtest.files import numbered_lines
 from loadtest.record import Acceptance
 from loadtest.tree import Tree
@@ -89,12 +89,12 @@ class Recording:
         """From a file.
 
         Raises:
-            PlanError: unreadable, broken, or without an answer; the sentence names the line.
+            TuneError: unreadable, broken, or without an answer; the sentence names the line.
         """
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise PlanError(f"{path}: {error.strerror}; `aerie-draft record` writes one") from error
+            raise TuneError(f"{path}: {error.strerror}; `aerie-draft record` writes one") from error
         (first, head_line), *lines = numbered_lines(data) or [(1, b"")]
         head = _parse(Head, head_line, f"{path}: line {first}")
         tasks: dict[str, tuple[Answer, ...]] = {}
@@ -103,8 +103,12 @@ class Recording:
             if answer.answer_tokens > 1:
                 tasks[answer.task] = (*tasks.get(answer.task, ()), answer)
         if not tasks:
-            raise PlanError(f"{path}: no answer in it; record again, with more prompts or a larger --max-tokens")
-        return cls(path.name, hashlib.sha256(data).hexdigest(), head, Tree.parse(head.widest), tasks)
+            raise TuneError(f"{path}: no answer in it; record again, with more prompts or a larger --max-tokens")
+        try:
+            widest = Tree.parse(head.widest)
+        except TreeError as error:
+            raise TuneError(f"{path}: line {first}: {error}") from error
+        return cls(path.name, hashlib.sha256(data).hexdigest(), head, widest, tasks)
 
     def tau(self, tree: Tree, weights: Mapping[str, float], drawn: Drawn | None = None) -> float:
         """Tokens per cycle where the tasks have these shares of the tokens: the harmonic mean of their taus."""
@@ -124,4 +128,4 @@ def _parse(kind: type[_Line], line: bytes, place: str) -> _Line:
     try:
         return kind.model_validate_json(line)
     except ValidationError as error:
-        raise PlanError(f"{place}: not of an acceptance recording ({first_fault(error)})") from error
+        raise TuneError(f"{place}: not of an acceptance recording ({first_fault(error)})") from error

@@ -21,7 +21,7 @@ from loadtest.document import (
     Words,
     require_ascending,
 )
-from loadtest.errors import PlanError
+from loadtest.errors import TuneError
 from loadtest.table import aligned
 from loadtest.tuning.evidence import Run
 
@@ -121,9 +121,9 @@ class Tuning(Document):
         """From a file.
 
         Raises:
-            PlanError: unreadable or invalid.
+            TuneError: unreadable or invalid.
         """
-        return cls.read(path, "a tuning", PlanError)
+        return cls.read(path, "a tuning", TuneError)
 
     def text(self) -> str:
         """For people."""

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from loadtest import provenance
-from loadtest.errors import PlanError
+from loadtest.errors import TuneError
 from loadtest.paired import Say, Schedule
 from loadtest.prompts import PromptSet, PromptSource, load
 from loadtest.stats import rounded
@@ -97,16 +97,16 @@ def _evidence_of(known: Tuning, search: Search) -> Evidence:
     """What was measured before, of trees that may be chosen, for this traffic.
 
     Raises:
-        PlanError: no such tree, or a batch size that was not measured.
+        TuneError: no such tree, or a batch size that was not measured.
     """
     topks = {tree.eagle_topk for tree in search.candidates}
     runs = [run for run in known.runs if Tree.parse(run.tree).eagle_topk in topks]
     if not runs:
-        raise PlanError("none of the measured trees may be chosen here: measure anew")
+        raise TuneError("none of the measured trees may be chosen here: measure anew")
     for run in runs:
         missing = set(search.traffic.batch_sizes) - {cell.batch_size for cell in run.cells}
         if missing:
-            raise PlanError(
+            raise TuneError(
                 f"batch size {min(missing)} was not measured with {run.tree}: leave it out, or measure anew"
             )
     return Evidence.of(search.recording, search.traffic, runs)

@@ -6,7 +6,7 @@ import pytest
 
 from draft_models.record import Recorded
 from draft_models.tree import TreeShape
-from loadtest.errors import PlanError
+from loadtest.errors import TuneError
 from loadtest.tree import Tree
 from loadtest.tuning.recording import Recording
 from tests.loadtest.tuning import made
@@ -79,10 +79,10 @@ def test_a_traffics_tau_is_its_tokens_over_its_passes(tmp_path):
 def test_a_broken_recording_is_refused_with_the_line(tmp_path, lines, reason):
     path = tmp_path / "record.jsonl"
     path.write_text("\n".join(lines))
-    with pytest.raises(PlanError, match=reason):
+    with pytest.raises(TuneError, match=reason):
         read(path)
 
 
 def test_a_recording_that_is_not_there_says_what_writes_one(tmp_path):
-    with pytest.raises(PlanError, match="aerie-draft record"):
+    with pytest.raises(TuneError, match="aerie-draft record"):
         read(tmp_path / "none")

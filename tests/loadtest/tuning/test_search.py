@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from loadtest.errors import EndpointError, PlanError
+from loadtest.errors import EndpointError, TuneError
 from loadtest.tree import Tree
 from loadtest.tuning.evidence import Evidence, Traffic, candidates
 from loadtest.tuning.recording import Recording
@@ -160,5 +160,5 @@ def test_candidates_are_trees_that_sglang_runs_within_the_widest():
 
 
 def test_a_task_that_was_not_recorded_is_refused(recording):
-    with pytest.raises(PlanError, match=r"poetry: .* has no such task; it has math, code"):
+    with pytest.raises(TuneError, match=r"poetry: .* has no such task; it has math, code"):
         Traffic.of(recording, {"poetry": 1.0}, {1: 1.0})
