@@ -27,8 +27,8 @@ test: setup-dev ## every test, fast ones first (ARGS='-k name')
 	-@$(BIN)/python -m scripts.tools >/dev/null
 	@$(BIN)/python -m pytest $(ARGS)
 
-speedup: setup-dev ## EAGLE-3 against plain decoding on this machine (ARGS='--num-draft-tokens 16')
-	@$(BIN)/python -m scripts.speedup $(ARGS)
+speedup: setup-dev ## EAGLE-3 beside plain decoding on this machine (ARGS='--rounds 3', docs/compare.md)
+	@$(BIN)/aerie-bench compare $(ARGS)
 
 live-speedup: setup-dev ## the gateway's live speedup against a paired measurement on this machine
 	@$(BIN)/python -m scripts.live_speedup $(ARGS)

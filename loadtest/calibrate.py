@@ -21,6 +21,7 @@ from loadtest.client import AcceptanceFigures, Client, Sampling
 from loadtest.curve import BaselinePoint, Curve, Speculative, SpeculativePoint, ValidFor, Workload
 from loadtest.document import first_fault
 from loadtest.errors import CurveError, TooNoisy
+from loadtest.launch import Endpoint, started
 from loadtest.paired import Measurement, Rounds, Say, Schedule, Side, speedups
 from loadtest.prompts import PromptSet, load
 from loadtest.runtime import Runtime, choose_model, describe, require_model, require_pair
@@ -35,8 +36,11 @@ class Plan:
     """What to measure, and how long."""
 
     baseline: str
+    """A side of a comparison (launch.py), as `speculative`."""
     speculative: str | None
     output: Path
+    profile: str | None = None
+    """Of runtimes that are started here."""
     batch_sizes: tuple[int, ...] = (1, 2, 4, 8)
     rounds: int = 3
     passes: int = 3
@@ -57,9 +61,11 @@ async def calibrate(plan: Plan, argv: Sequence[str], say: Say, *, api_key: str |
     """
     files.require_writable(plan.output)
     prompts = load(plan.prompts)
+    shared = ("--profile", plan.profile) if plan.profile else ()
     async with AsyncExitStack() as stack:
 
-        async def enter(url: str) -> Client:
+        async def enter(text: str) -> Client:
+            url = await stack.enter_async_context(started(Endpoint.parse(text), shared, say))
             return await stack.enter_async_context(Client(url, api_key=api_key, timeout_s=plan.timeout_s))
 
         baseline = await enter(plan.baseline)

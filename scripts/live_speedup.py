@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest import closed_loop, prompts, window
 from loadtest.client import Client, Sampling
-from scripts.speedup import provenance
+from scripts.provenance import provenance
 from service.gateway.batches import LABELS, bucket
 from tests.e2e.servers import ROOT, Server, aerie, gateway
 

@@ -25,7 +25,7 @@ from loadtest.tuning.evidence import Evidence, Run, Traffic
 from loadtest.tuning.recording import Recording
 from loadtest.tuning.runs import Setup, bench
 from loadtest.tuning.search import Search, best_measured
-from scripts.speedup import provenance
+from scripts.provenance import provenance
 
 GRID = (
     *("1/1/2", "2/1/3", "3/1/4", "4/1/5", "5/1/6"),

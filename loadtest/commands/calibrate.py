@@ -18,9 +18,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Of `aerie-bench calibrate`."""
     add, plan, noise = parser.add_argument, calibrate.Plan, calibrate.NOISE_BOUND
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--baseline", metavar="URL", help="an SGLang runtime without speculation")
+    what.add_argument("--baseline", metavar="SIDE", help="a runtime's URL, or `baseline`: it is started here")
     what.add_argument("--check", type=Path, metavar="FILE", help="validate a curve file and print it; measure nothing")
-    add("--speculative", metavar="URL", help="the same runtime with speculation")
+    add("--speculative", metavar="SIDE", help="the same runtime with speculation, likewise (`speculation`)")
+    add("--profile", metavar="NAME", help="of runtimes that are started here")
     add("--output", type=Path, metavar="FILE", help="the curve file")
     add("--batch-sizes", type=batch_sizes, default=plan.batch_sizes, metavar="N,N", help="(1,2,4,8)")
     add("--rounds", type=at_least_two, default=plan.rounds, metavar="N", help="at each batch size (3)")
