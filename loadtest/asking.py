@@ -1,4 +1,4 @@
-"""What a loop asks, and what it hears: the words that open and closed loops share."""
+"""What a loop asks, and what it hears: the words that open and closed loops share; and who is told of progress."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,6 +18,8 @@ class Asked:
     """How much later than due it was sent; None: it was due when it was sent."""
 
 
+Say = Callable[[str], None]
+"""Hears a line of progress."""
 Ask = Callable[[Prompt], Awaitable[Request]]
 Told = Callable[[Asked], None]
 Follow = Callable[[Prompt, Request], Prompt | None]

@@ -17,12 +17,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from loadtest import files, provenance, stats
+from loadtest.asking import Say
 from loadtest.client import AcceptanceFigures, Client, Sampling
 from loadtest.curve import BaselinePoint, Curve, Speculative, SpeculativePoint, ValidFor, Workload
 from loadtest.document import first_fault
 from loadtest.errors import CurveError, TooNoisy
 from loadtest.launch import Endpoint, started
-from loadtest.paired import Measurement, Rounds, Say, Schedule, Side, speedups
+from loadtest.paired import Measurement, Rounds, Schedule, Side, speedups
 from loadtest.prompts import PromptSet, load
 from loadtest.runtime import Runtime, choose_model, describe, require_model, require_pair
 from loadtest.stats import rounded

@@ -2,10 +2,13 @@
 """The `aerie-bench` command.
 
 Owns the command line's frame and the exit status: 0 done, 1 a failure (one line says which), 2 wrong arguments, 130
-interrupted. Progress goes to stderr, results to stdout. The commands themselves are in `loadtest.commands`.
+interrupted (by SIGINT or SIGTERM). Progress goes to stderr, results to stdout. The commands themselves are in
+`loadtest.commands`.
 """
 
 import argparse
+import resource
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -31,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(given)
     options.check_options(options)
     command: Callable[[argparse.Namespace, Sequence[str]], int] = options.command
+    _raise_descriptor_limit()
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         return command(options, ["aerie-bench", *given])
     except BenchError as failure:
@@ -39,6 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("aerie-bench: interrupted; nothing more was written", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _raise_descriptor_limit() -> None:
+    """A connection is a descriptor: this client shall not run out of them before the endpoint does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _parser() -> argparse.ArgumentParser:

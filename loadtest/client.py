@@ -5,6 +5,7 @@ is data, never an exception. Refuses to own the events of a stream (stream.py) a
 (runtime.py).
 """
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +25,15 @@ _FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (
     (httpx.ConnectError, "unreachable"),
     (httpx.ConnectTimeout, "unreachable"),
     (httpx.TimeoutException, "timeout"),
+    (TimeoutError, "timeout"),
     (httpx.HTTPError, "broken"),
     (ErrorEvent, "refused"),
     (Garbage, "garbage"),
 )
 _MAPPED = tuple(error for error, _ in _FAILURES)
 _ERROR_BODY_BYTES = 64 * 2**10
+_PATIENCE = 10
+"""An answer takes this many times the silence that fails it, at most: keep-alives alone do not keep it alive."""
 WARM_UP_TOKENS = 16
 """Of an answer that is asked for before a measurement."""
 
@@ -50,6 +54,8 @@ class Sampling:
     max_tokens: int
     temperature: float = 0.0
     figures: AcceptanceFigures = AcceptanceFigures.NONE
+    seed: int | None = None
+    """Of sampling; None: the endpoint's choice."""
     token_counts: bool = False
     """Ask for usage with every chunk (SGLang, vLLM)."""
     ignore_eos: bool = False
@@ -66,6 +72,8 @@ class Sampling:
             "stream": True,
             "stream_options": options,
         }
+        if self.seed is not None:
+            fields["seed"] = self.seed
         if self.figures is AcceptanceFigures.SGLANG:
             fields["return_spec_tokens_details"] = True
         if self.ignore_eos:
@@ -83,6 +91,7 @@ class Client:
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout_s: float = 120) -> None:
         self.url = base_url(url)
+        self._limit_s = _PATIENCE * timeout_s
         self._http = httpx.AsyncClient(
             headers={"accept-encoding": "identity"} | ({"authorization": f"Bearer {api_key}"} if api_key else {}),
             timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, 10), pool=None),
@@ -110,7 +119,8 @@ class Client:
         body, headers = sampling.body(messages), sampling.headers()
         sent_s = time.perf_counter()
         try:
-            outcome = await self._stream(body, headers, StreamReader(keep_text=keep_text), leave_after_tokens)
+            async with asyncio.timeout(self._limit_s):
+                outcome = await self._stream(body, headers, StreamReader(keep_text=keep_text), leave_after_tokens)
         except _MAPPED as error:
             outcome = _failure(error)
         return Request(sent_s, time.perf_counter(), outcome)

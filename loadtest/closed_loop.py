@@ -51,6 +51,8 @@ class Run:
     cpu_s: float
     """CPU time this process spent over the whole run: the client's own."""
     wall_s: float
+    timed_out: bool
+    """The time limit ended it while there were prompts left."""
 
     @property
     def failed(self) -> tuple[Request, ...]:
@@ -64,10 +66,12 @@ class Run:
             NoWindow: all workers were never busy at once after their first requests.
         """
         if self.start_s is None or self.end_s <= self.start_s:
-            raise NoWindow(
-                f"batch size {self.concurrency}: the time was up before a steady window; "
-                "raise --time-limit or lower --max-tokens"
+            why = (
+                "the time was up before a steady window; raise --time-limit or lower --max-tokens"
+                if self.timed_out
+                else "there was nothing left to ask before a steady window; ask more"
             )
+            raise NoWindow(f"batch size {self.concurrency}: {why}")
         return self.start_s, self.end_s
 
 
@@ -88,6 +92,7 @@ class _Loop:
         self._deadline_s = 0.0
         self._start_s: float | None = None
         self._end_s: float | None = None
+        self._timed_out = False
 
     async def run(self) -> Run:
         began_s, cpu_s = time.perf_counter(), time.process_time()
@@ -104,6 +109,7 @@ class _Loop:
             self._end_s,
             time.process_time() - cpu_s,
             ended_s - began_s,
+            self._timed_out,
         )
 
     async def _work(self, after_s: float) -> None:
@@ -123,10 +129,14 @@ class _Loop:
 
     def _next(self) -> Prompt | None:
         """The next prompt; the first worker that gets none ends the window."""
-        stop = self._failures > self._bounds.failures or time.perf_counter() >= self._deadline_s
-        prompt = None if stop or self._end_s is not None else next(self._left, None)
-        if prompt is None and self._end_s is None:
-            self._end_s = time.perf_counter()
+        if self._end_s is not None:
+            return None
+        now_s = time.perf_counter()
+        prompt = None if self._failures > self._bounds.failures else next(self._left, None)
+        if prompt is not None and now_s >= self._deadline_s:
+            prompt, self._timed_out = None, True
+        if prompt is None:
+            self._end_s = now_s
         return prompt
 
     def _warmed(self) -> None:

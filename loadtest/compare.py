@@ -16,13 +16,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from loadtest import files, provenance, same_text, stats
+from loadtest.asking import Say
 from loadtest.client import AcceptanceFigures, Client, Sampling
 from loadtest.comparison import QUANTILES, Cell, Comparison, Described, Measured, Overall, SameText, Task, Workload
 from loadtest.document import Interval
-from loadtest.errors import BenchError, EndpointError
+from loadtest.errors import BenchError, EndpointError, PromptsError
 from loadtest.launch import Endpoint, started
 from loadtest.negotiation import negotiated
-from loadtest.paired import Measurement, Round, Rounds, Say, Schedule, Side, speedups
+from loadtest.paired import Measurement, Round, Rounds, Schedule, Side, speedups
 from loadtest.prompts import PromptSet, load
 from loadtest.raw import RawFile, raw_file
 from loadtest.runtime import Runtime, choose_model, describe, require_room, served_by
@@ -30,6 +31,8 @@ from loadtest.stats import rounded
 
 NOISE_BOUND = 0.1
 """The largest coefficient of variation of the rounds' ratios that a speedup may rest on."""
+SEED = 7
+"""Of sampling, the same on both sides, where there is something to sample."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +89,21 @@ async def compare(plan: Plan, argv: Sequence[str], say: Say, *, api_key: str | N
     """
     for path in filter(None, (plan.output, plan.raw)):
         files.require_writable(path)
-    tasks = [load(path) for path in plan.prompts] or [load(None)]
+    tasks = _tasks(plan.prompts)
     async with AsyncExitStack() as stack:
-        raw = stack.enter_context(raw_file(plan.raw))
         pair = await _pair(plan, stack, say, api_key)
+        raw = stack.enter_context(raw_file(plan.raw))
         return await _Comparing(plan, argv, say, tasks, pair, raw).run()
+
+
+def _tasks(paths: Sequence[Path]) -> list[PromptSet]:
+    """A file each; without one, the bundled prompts."""
+    tasks = [load(path) for path in paths] or [load(None)]
+    names = [task.task for task in tasks]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise PromptsError(f"two files are the task {twice}: a task is told by its file's name; rename one")
+    return tasks
 
 
 async def _pair(plan: Plan, stack: AsyncExitStack, say: Say, api_key: str | None) -> Pair:
@@ -130,7 +143,8 @@ def _device(url: str, runtime: Runtime | None) -> str:
 
 
 async def _side(name: str, client: Client, runtime: Runtime | None, plan: Plan, model: str) -> Side:
-    plain = Sampling(model, plan.max_tokens, temperature=plan.temperature, token_counts=True)
+    seed = SEED if plan.temperature else None
+    plain = Sampling(model, plan.max_tokens, temperature=plan.temperature, token_counts=True, seed=seed)
     if runtime is None:
         return Side(name, client, await negotiated(client, plain), tells_acceptance=False)
     drafts = runtime.algorithm is not None
@@ -140,9 +154,9 @@ async def _side(name: str, client: Client, runtime: Runtime | None, plan: Plan, 
 
 def _description(text: str, runtime: Runtime | None) -> Described:
     if runtime is None:
-        return Described(endpoint=text)
+        return Described(endpoint=provenance.without_paths(text))
     return Described(
-        endpoint=text,
+        endpoint=provenance.without_paths(text),
         sglang_version=runtime.version,
         device=runtime.device,
         algorithm=runtime.algorithm,
@@ -184,7 +198,14 @@ class _Comparing:
             interrupted = True
         if not self._cells and failure is not None:
             raise failure
-        return Outcome(self._comparison(partial=interrupted or failure is not None), failure, interrupted)
+        partial = interrupted or failure is not None
+        self._write(partial=partial)
+        return Outcome(self._comparison(partial=partial), failure, interrupted)
+
+    def _write(self, *, partial: bool) -> None:
+        """After every cell, so that whatever ends this process leaves what was measured."""
+        if self._plan.output and self._cells:
+            self._comparison(partial=partial).write(self._plan.output)
 
     async def _measure(self) -> None:
         plan, (ours, reference) = self._plan, self._pair.sides
@@ -199,6 +220,7 @@ class _Comparing:
             for task in self._tasks:
                 a, b = await measurement.at(batch_size, task)
                 self._cells.append(self._cell(task.task, a, b))
+                self._write(partial=True)
 
     def _keep(self, turn: Round) -> None:
         for request in turn.requests:
@@ -277,9 +299,9 @@ def _measured(rounds: Rounds) -> Measured:
         acceptance_length=None if length is None else rounded(length),
         verify_passes=acceptance.verify_passes if acceptance and length is not None else None,
         accepted_by_position=acceptance.accepted_by_position if acceptance else (),
-        ttft_s=_quantiles(request.ttft_s for request in rounds.requests),
-        tpot_s=_quantiles(request.tpot_s for request in rounds.requests),
-        e2e_s=_quantiles(request.e2e_s for request in rounds.requests),
+        ttft_s=_quantiles(request.ttft_s for request in rounds.steady),
+        tpot_s=_quantiles(request.tpot_s for request in rounds.steady),
+        e2e_s=_quantiles(request.e2e_s for request in rounds.steady),
     )
 
 

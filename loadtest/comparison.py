@@ -46,6 +46,11 @@ class Workload(Part):
     rounds: Count
     passes: Count
 
+    @property
+    def repeats(self) -> int:
+        """How often every answer was measured: greedy or drawn with one seed, it is the same in every round."""
+        return self.rounds
+
 
 class Measured(Part):
     """One side at one batch size of one task."""

@@ -10,9 +10,11 @@ import.
 """
 
 import asyncio
+import ctypes
 import os
 import shlex
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -24,14 +26,15 @@ from typing import Self
 
 import httpx
 
+from loadtest.asking import Say
 from loadtest.client import base_url
 from loadtest.errors import EndpointError
-from loadtest.paired import Say
 
 _WORDS = {"speculation": (), "baseline": ("--no-speculation",)}
 _POLL_S = 0.2
 _STOP_S = 60
 _LOG_LINES = 3
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,12 @@ async def started(endpoint: Endpoint, shared: Sequence[str], say: Say) -> AsyncI
     with tempfile.NamedTemporaryFile(prefix="aerie-bench-", suffix=".log") as log:
         say(f"starting aerie {shlex.join(command[1:])}")
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # a Ctrl-C is this process's, which then ends the runtime
+            preexec_fn=_die_with_parent,
         )
         try:
             url = f"http://127.0.0.1:{port}"
@@ -85,6 +93,12 @@ async def started(endpoint: Endpoint, shared: Sequence[str], say: Say) -> AsyncI
             yield url
         finally:
             await _end(process)
+
+
+def _die_with_parent() -> None:
+    """In the child: the kernel ends it if this process is killed (Linux; elsewhere nothing)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def _ready(process: asyncio.subprocess.Process, url: str, log: Path, endpoint: Endpoint) -> None:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from loadtest import files, provenance
 from loadtest.arrivals import traced_arrivals
+from loadtest.asking import Say
 from loadtest.client import WARM_UP_TOKENS, Client, Sampling
 from loadtest.errors import EndpointError, OutputError
 from loadtest.load_report import LoadReport, StageReport, Workload
 from loadtest.negotiation import negotiated
-from loadtest.paired import Say
 from loadtest.prompts import PromptSet, PromptSource
 from loadtest.prompts.source import leaving
 from loadtest.raw import RawFile, raw_file
@@ -72,7 +72,7 @@ class Plan:
         """
         timed = self.stage_s is not None
         base = Shape(
-            requests=self.requests or (sys.maxsize if timed else REQUESTS),
+            requests=self.requests or (sys.maxsize if timed or self.trace else REQUESTS),
             time_limit_s=self.ramp_s + self.stage_s if self.stage_s is not None else self.time_limit_s,
             burstiness=self.burstiness,
             seed=self.seed,
@@ -102,6 +102,8 @@ async def measure(plan: Plan, argv: Sequence[str], say: Say, *, api_key: str | N
     for path in filter(None, (plan.output, plan.raw)):
         files.require_writable(path)
     shapes, prompts = tuple(plan.shapes()), plan.source.prompts()
+    for shape in shapes:
+        _say_what_is_cut(shape, say)
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(Client(plan.url, api_key=api_key, timeout_s=plan.timeout_s))
         model = choose_model(client.url, await served_by(client), plan.model)
@@ -119,6 +121,17 @@ async def measure(plan: Plan, argv: Sequence[str], say: Say, *, api_key: str | N
         stages=tuple(StageReport.of(each, plan.objectives) for each in measured),
     )
     return Outcome(report, measured[-1].failure, measured[-1].interrupted)
+
+
+def _say_what_is_cut(shape: Shape, say: Say) -> None:
+    """A time limit that ends sending before the count does."""
+    last_s = shape.times_s[min(shape.requests, len(shape.times_s)) - 1] if shape.times_s else None
+    if shape.rate_per_s is not None and shape.requests != sys.maxsize:
+        last_s = shape.ramp_s + shape.requests / shape.rate_per_s
+    if last_s is not None and last_s > shape.time_limit_s:
+        say(
+            f"{shape.label}: lasts about {last_s:.0f} s, and nothing is sent after {shape.time_limit_s:.0f} (--time-limit)"
+        )
 
 
 class _Load:

@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from loadtest import closed_loop, window
+from loadtest.asking import Say
 from loadtest.client import WARM_UP_TOKENS, Client, Sampling
 from loadtest.closed_loop import Bounds
-from loadtest.errors import EndpointError, RequestsFailed
+from loadtest.errors import EndpointError, NoWindow, RequestsFailed
 from loadtest.prompts import PromptSet
 from loadtest.record import Acceptance, Request
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,12 @@ class Round:
     requests: tuple[Request, ...]
     figures: window.Figures
 
+    @property
+    def steady(self) -> list[Request]:
+        """While the batch was full: not each worker's first request, nor those that ended after the window."""
+        in_order = sorted(self.requests, key=lambda request: request.sent_s)
+        return [request for request in in_order[self.batch_size :] if request.ended_s <= self.figures.end_s]
+
 
 @dataclass(frozen=True)
 class Rounds:
@@ -63,9 +68,9 @@ class Rounds:
     turns: tuple[Round, ...]
 
     @property
-    def requests(self) -> list[Request]:
+    def steady(self) -> list[Request]:
         """Of all turns."""
-        return [request for turn in self.turns for request in turn.requests]
+        return [request for turn in self.turns for request in turn.steady]
 
     @property
     def tokens_per_s(self) -> list[float]:
@@ -124,6 +129,11 @@ class Measurement:
             self._say(f"{side.name}: does not flush its cache: it knows every prompt from the second round on")
         bounds = Bounds(batch_size, self._schedule.passes, self._schedule.time_limit_s)
         run = await self._loop(side, prompts, bounds)
+        if run.timed_out:
+            raise NoWindow(
+                f"batch size {batch_size}, {side.name}: the time limit ended a turn, whose prompts must be the same on "
+                "every side: raise --time-limit, or lower --passes or --max-tokens"
+            )
         figures = window.figures(run)
         tau = figures.acceptance.length if figures.acceptance else None
         if tau is None and side.tells_acceptance:

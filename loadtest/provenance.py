@@ -23,7 +23,12 @@ PACKAGES = ("aerie", "httpx")
 def arguments(argv: Sequence[str]) -> tuple[str, ...]:
     """The command line without the machine's paths, those in `--option=path` included."""
     program, *rest = argv
-    return (Path(program).name, *("=".join(map(_relative, argument.split("="))) for argument in rest))
+    return (Path(program).name, *map(without_paths, rest))
+
+
+def without_paths(argument: str) -> str:
+    """An argument, or several in one, as of a runtime that is to be started."""
+    return " ".join("=".join(map(_relative, word.split("="))) for word in argument.split(" "))
 
 
 def versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ over many requests (window.py). Times are seconds of `time.perf_counter`.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise, zip_longest
+from itertools import pairwise, takewhile, zip_longest
 from typing import Literal
 
 FailureKind = Literal["unreachable", "timeout", "broken", "refused", "garbage"]
@@ -48,8 +48,8 @@ class Acceptance:
     @property
     def alphas(self) -> tuple[float, ...]:
         """n-alpha of a chain: of the passes that accepted n drafts, the share that accepted the next one too."""
-        counts = [count for count in (self.verify_passes, *self.accepted_by_position) if count]
-        return tuple(after / before for before, after in pairwise(counts))
+        steps = pairwise((self.verify_passes, *self.accepted_by_position))
+        return tuple(after / before for before, after in takewhile(lambda step: step[0] > 0, steps))
 
     @classmethod
     def total(cls, told: Iterable["Acceptance | None"]) -> "Acceptance | None":
@@ -129,9 +129,9 @@ class Request:
 
     @property
     def tpot_s(self) -> float | None:
-        """Per token after the first arrival: true to tokens, however many a chunk brings."""
+        """Per token after the first arrival: true to tokens, however many a chunk brings; None if it brought all."""
         answer = self.answer
-        if answer is None or len(answer.arrivals) < 2:
+        if answer is None or not answer.arrivals or answer.arrivals[0].tokens == answer.arrivals[-1].tokens:
             return None
         first, last = answer.arrivals[0], answer.arrivals[-1]
         return (last.at_s - first.at_s) / (last.tokens - first.tokens)

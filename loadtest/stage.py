@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 
 from loadtest import closed_loop, open_loop, window
 from loadtest.arrivals import ramped, random_arrivals
-from loadtest.asking import Asked
+from loadtest.asking import Asked, Say
 from loadtest.client import Client, Sampling
 from loadtest.errors import NoWindow, OutputError
-from loadtest.paired import Say
 from loadtest.prompts import Prompt
 from loadtest.record import Request
 from loadtest.recorder import Recorder

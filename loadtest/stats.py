@@ -1,47 +1,93 @@
-"""Statistics of a few rounds: medians, seeded bootstrap intervals, and how much rounds differ.
+"""Statistics: percentiles, medians and shares with their 95% intervals, and how much rounds differ.
 
-Pure functions of numbers; the same seed gives the same interval.
+Pure functions of numbers: no chance is in them. Intervals take values as independent of one another.
 """
 
-import random
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-RESAMPLES = 2000
 CONFIDENCE = 0.95
+Z = statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+"""Of a normal distribution's 95% interval."""
+_TAIL = (1 - CONFIDENCE) / 2
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A median with its interval; `low <= value <= high`."""
+    """A value with its interval; `low <= value <= high`."""
 
     value: float
     low: float
     high: float
 
 
-def median_with_interval(values: Sequence[float], *, seed: int = 0) -> Estimate:
-    """The median, and the percentile bootstrap's 95% interval for it.
+def median_with_interval(values: Sequence[float]) -> Estimate:
+    """The median, and the narrowest pair of order statistics, as many below as above, that covers it 95 times in 100.
 
-    Of fewer than six values that is the least and the largest, which cover the median less often than that.
+    Of fewer than six values that is the least and the largest, which cover it less often (`coverage_of_all`).
     """
-    middle = statistics.median(values)
-    draw = random.Random(seed)  # noqa: S311  resampling, not a secret
-    medians = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(RESAMPLES))
-    tail = int(RESAMPLES * (1 - CONFIDENCE) / 2)
-    return Estimate(middle, min(medians[tail], middle), max(medians[-1 - tail], middle))
+    ascending = sorted(values)
+    low, high = _ranks(len(ascending), 0.5)
+    return Estimate(statistics.median(ascending), ascending[low - 1], ascending[high - 1])
+
+
+def percentile(ascending: Sequence[float], percent: float) -> float:
+    """The nearest rank, so that every percentile was really seen."""
+    return ascending[max(0, math.ceil(len(ascending) * percent / 100) - 1)]
+
+
+def percentile_with_interval(ascending: Sequence[float], percent: float) -> Estimate:
+    """A percentile, and the order statistics that cover it 95 times in 100; of few values (`fewest`) less often."""
+    low, high = _ranks(len(ascending), percent / 100)
+    return Estimate(percentile(ascending, percent), ascending[low - 1], ascending[high - 1])
+
+
+def fewest(percent: float) -> int:
+    """Of so many values at least, a percentile from the 50th on has a 95% interval: fewer may well all lie below it."""
+    return math.ceil(math.log(_TAIL) / math.log(percent / 100))
+
+
+def coverage_of_all(count: int) -> float:
+    """How often the median lies between the least and the largest of so many values."""
+    return float(1 - 0.5 ** (count - 1))
+
+
+@lru_cache
+def _ranks(count: int, share: float) -> tuple[int, int]:
+    """Of the order statistics that bound a quantile, counted from 1: each end misses it with 2.5% at most."""
+    low, above = _missing(count, share), _missing(count, 1 - share)
+    return max(1, low), min(count, count + 1 - above)
+
+
+def _missing(count: int, share: float) -> int:
+    """The highest rank that lies above the quantile with 2.5% at most; 0: none does.
+
+    It does where fewer values than its rank lie below the quantile, and these are binomially distributed.
+    """
+    reached = 0.0
+    for below in range(count + 1):
+        ways = math.lgamma(count + 1) - math.lgamma(below + 1) - math.lgamma(count - below + 1)
+        reached += math.exp(ways + below * math.log(share) + (count - below) * math.log1p(-share))
+        if reached > _TAIL:
+            return below
+    return count
+
+
+def wilson(share: float, of: float) -> tuple[float, float]:
+    """Wilson's 95% interval of a share of so many; a part of one is a weight."""
+    square = Z * Z / of
+    middle = (share + square / 2) / (1 + square)
+    half = Z * math.sqrt(share * (1 - share) / of + square / of / 4) / (1 + square)
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
 
 
 def quantiles(values: Sequence[float], count: int) -> tuple[float, ...]:
-    """So many, from the least value to the largest, linear between neighbours; rounded."""
+    """So many percentiles, from the least value to the largest; rounded."""
     ascending = sorted(values)
-    last = len(ascending) - 1
-    places = [last * index / (count - 1) for index in range(count)]
-    return tuple(
-        rounded(ascending[int(at)] + (at - int(at)) * (ascending[min(int(at) + 1, last)] - ascending[int(at)]))
-        for at in places
-    )
+    return tuple(rounded(percentile(ascending, 100 * index / (count - 1))) for index in range(count))
 
 
 def coefficient_of_variation(values: Sequence[float]) -> float:

@@ -35,7 +35,7 @@ class StreamReader:
         self._chunks: list[tuple[float, int | None]] = []
         self._usage: dict[str, Any] = {}
         self._acceptance: Acceptance | None = None
-        self._finished_s = 0.0
+        self._finished_s: float | None = None
         self._done = False
 
     def feed(self, data: bytes, now_s: float) -> None:
@@ -68,6 +68,8 @@ class StreamReader:
             prompt_tokens, total = (_count(self._usage[name]) for name in ("prompt_tokens", "completion_tokens"))
         except (KeyError, TypeError, ValueError) as error:
             raise Garbage("the stream told no usage: tokens cannot be counted") from error
+        if bool(total) != (self._finished_s is not None) and (total or self._chunks):
+            raise Garbage(f"the stream told {total} tokens and {len(self._chunks)} chunks of text")
         text = None if self._texts is None else "".join(self._texts)
         return Answer(self._arrivals(total), prompt_tokens, total, self._acceptance, text)
 
@@ -85,7 +87,7 @@ class StreamReader:
     def _event(self, payload: bytes, now_s: float) -> None:
         try:
             event = orjson.loads(payload)
-            if "error" in event:
+            if event.get("error"):
                 raise ErrorEvent(error_message(event))
             texts = [_has_text(choice) for choice in event["choices"]]
             usage = event.get("usage")
@@ -108,6 +110,7 @@ class StreamReader:
             return tuple(Arrival(at_s, total * index / parts) for index, (at_s, _) in enumerate(self._chunks, 1))
         arrivals = [Arrival(at_s, count) for (at_s, _), count in zip(self._chunks, counts, strict=True)]
         if total > max(counts, default=0):  # the token that ends an answer has no text
+            assert self._finished_s is not None, "tokens come with choices"
             arrivals.append(Arrival(self._finished_s, total))
         return tuple(arrivals)
 

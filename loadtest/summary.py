@@ -3,7 +3,6 @@
 Owns these figures, of requests that have ended. Refuses to own measuring and looks (load_text.py).
 """
 
-import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 
 from loadtest.document import Part
 from loadtest.record import Acceptance, Request
+from loadtest.stats import percentile
 
 PERCENTILES = (50, 90, 99)
 
@@ -24,9 +24,14 @@ class Objectives:
     e2e_s: float | None = None
 
     def met_by(self, request: Request) -> bool:
-        """Whether it was answered and kept all of them; what an answer is too short to tell, it keeps."""
+        """Whether it was answered and kept all of them.
+
+        An answer without a token has no first one in time; one that came at once has no time per token to miss.
+        """
+        if request.answer is None or (self.ttft_s is not None and request.ttft_s is None):
+            return False
         pairs = ((self.ttft_s, request.ttft_s), (self.tpot_s, request.tpot_s), (self.e2e_s, request.e2e_s))
-        return request.answer is not None and all(most is None or took is None or took <= most for most, took in pairs)
+        return all(most is None or took is None or took <= most for most, took in pairs)
 
 
 @dataclass(frozen=True)
@@ -38,15 +43,11 @@ class Distribution:
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> "Distribution | None":
-        """Of those that are known; None if none is. The nearest rank, so that every percentile was really seen."""
+        """Of those that are known; None if none is."""
         known = sorted(value for value in values if value is not None)
         if not known:
             return None
-        return cls(statistics.fmean(known), {percent: _nearest_rank(known, percent) for percent in PERCENTILES})
-
-
-def _nearest_rank(ascending: Sequence[float], percent: int) -> float:
-    return ascending[max(0, math.ceil(len(ascending) * percent / 100) - 1)]
+        return cls(statistics.fmean(known), {percent: percentile(known, percent) for percent in PERCENTILES})
 
 
 class Summary(Part):

@@ -31,6 +31,8 @@ class Figures:
     acceptance: Acceptance | None
     prompt_tokens: tuple[int, ...]
     window_s: float
+    end_s: float
+    """Of the window, by `time.perf_counter`."""
     client_cpu_share: float
     """Of one CPU, spent by this client."""
 
@@ -52,6 +54,7 @@ def figures(run: Run) -> Figures:
         acceptance=Acceptance.total(answer.acceptance for answer in answers),
         prompt_tokens=tuple(answer.prompt_tokens for answer in answers),
         window_s=end_s - start_s,
+        end_s=end_s,
         client_cpu_share=run.cpu_s / run.wall_s,
     )
 

@@ -40,8 +40,7 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     plan = compare.Plan(**given | {"prompts": tuple(options.prompts)})
     outcome = asyncio.run(compare.compare(plan, argv, say, api_key=api_key()))
     print(render(outcome.comparison), flush=True)
-    if plan.output:
-        outcome.comparison.write(plan.output)
+    if plan.output and outcome.comparison.cells:
         say(f"{plan.output} is written{', marked partial' if outcome.comparison.partial else ''}")
     if outcome.failure:
         raise outcome.failure

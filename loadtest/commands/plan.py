@@ -45,7 +45,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="requests of a replica at once (256)",
     )
-    add("--utilisation", type=_share, default=Question.utilisation, metavar="X", help="of a replica, at most (0.8)")
+    add(
+        "--utilisation",
+        type=_utilisation,
+        default=Question.utilisation,
+        metavar="X",
+        help="of a replica, at most (0.8)",
+    )
     add("--price", type=_price, action="append", default=[], metavar="GPU=USD", help="of an hour; once for each GPU")
     add("--seed", type=int, default=Question.seed, metavar="N", help="of the simulated arrivals (0)")
     add("--output", type=Path, metavar="FILE", help="the plan as JSON")
@@ -54,14 +60,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.published:
+        if options.curve:
+            parser.error("--published checks the constants that come with Aerie: leave out --curve")
+        return
     missing = [name for name in _NEEDED if getattr(options, name) is None]
-    if missing and not options.published:
+    if missing:
         parser.error("needs " + ", ".join(f"--{name.replace('_', '-')}" for name in missing))
     if options.curve and not options.curve_gpu and len(options.gpu) > 1:
         parser.error("--curve with several GPUs needs --curve-gpu: what it was measured on")
     if options.answer_tokens == 1:
         parser.error("--answer-tokens 1: nothing is decoded then; 2 at least")
-    unknown = [name for name, _ in options.price if name not in map(_label, options.gpu or ())]
+    unknown = [name for name, _ in options.price if name not in map(_label, options.gpu)]
     if unknown:
         parser.error(f"--price {unknown[0]}: not among --gpu")
 
@@ -86,11 +96,12 @@ def _question(options: argparse.Namespace) -> Question:
     target = geometry.read(options.model, options.precision)
     draft_vocab = geometry.draft_vocab(options.draft) if options.draft else None
     acceptance = read_acceptance(options.acceptance) if options.acceptance else {}
-    constants, constants_from = PUBLISHED, Question.constants_from
+    constants, constants_from, warnings = PUBLISHED, Question.constants_from, Question.warnings
     if options.curve:
         measured = curve.read(options.curve)
         machine = Machine(target, hardware.read(options.curve_gpu or options.gpu[0]), draft_vocab=draft_vocab)
-        constants, constants_from = _fitted(measured, machine), f"{options.curve.name} ({measured.valid_for.hardware})"
+        constants, constants_from = _fitted(measured, machine), _whose(measured, options)
+        warnings = fit.misfits(measured, options.precision)
         acceptance = _measured_tau(measured) | acceptance
     return Question(
         target=target,
@@ -100,6 +111,7 @@ def _question(options: argparse.Namespace) -> Question:
         acceptance=acceptance,
         constants=constants,
         constants_from=constants_from,
+        warnings=warnings,
         draft_vocab=draft_vocab,
         tps=options.tp,
         max_batch=options.max_batch,
@@ -120,6 +132,12 @@ def _fitted(measured: curve.Curve, machine: Machine) -> Constants:
     return constants
 
 
+def _whose(measured: curve.Curve, options: argparse.Namespace) -> str:
+    """Both models by name: whether they are the same one, only a person can tell."""
+    valid = measured.valid_for
+    return f"{options.curve.name} ({valid.model} for --model {options.model}, {valid.hardware})"
+
+
 def _measured_tau(measured: curve.Curve) -> dict[Tree, float]:
     if not measured.speculative:
         return {}
@@ -133,7 +151,8 @@ def _label(gpu: str) -> str:
     return Path(gpu).stem.lower()
 
 
-def _share(text: str) -> float:
+def _utilisation(text: str) -> float:
+    """Neither 0, which no number of replicas reaches, nor 1, at which queues have no end."""
     if rate(text) >= 1:
         raise argparse.ArgumentTypeError("a share of the limit, below 1")
     return float(text)

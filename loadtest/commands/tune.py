@@ -37,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--profile", metavar="NAME", help="of the runtimes that are started")
     add("--runs", type=at_least_two, default=plan.runs, metavar="N", help="trees that are measured, at most (5)")
-    add("--rounds", type=positive, default=plan.rounds, metavar="N", help="of each tree at each batch size (3)")
+    add("--rounds", type=at_least_two, default=plan.rounds, metavar="N", help="of each tree at each batch size (3)")
     add("--passes", type=positive, default=plan.passes, metavar="N", help="requests of a worker in a round (2)")
     add("--chains", action="store_true", help="chains only: topk 1")
     add("--alone", action="store_true", help="one runtime at a time, where two do not fit")

@@ -14,11 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from loadtest import compare, files, provenance
+from loadtest.asking import Say
 from loadtest.errors import DocumentError
 from loadtest.launch import Endpoint, started
-from loadtest.paired import Say
 from loadtest.paper.methods import Methods, methods
 from loadtest.paper.results import Experiment, Name, Paper
+from loadtest.prompts import load
 
 OURS = "EAGLE-3"
 ALPHA_CHAIN = 7
@@ -97,7 +98,7 @@ async def repeat(plan: Plan, argv: Sequence[str], say: Say, *, api_key: str | No
         shared = ("--profile", plan.profile) if plan.profile else ()
         baseline = await stack.enter_async_context(started(Endpoint.parse(plan.baseline), shared, say))
         for step in steps(plan, chosen):
-            if step.key in {(each.name, each.method, each.temperature) for each in done}:
+            if _measured(step, done, plan.output):
                 say(f"{step.name}, {step.method}, temperature {step.temperature:g}: was measured before")
                 continue
             say(f"{step.name}, {step.method}, temperature {step.temperature:g}")
@@ -106,6 +107,8 @@ async def repeat(plan: Plan, argv: Sequence[str], say: Say, *, api_key: str | No
                 raise outcome.failure
             if outcome.interrupted:
                 return _paper(argv, chosen, done, partial=True)
+            if any(each.comparison.model != outcome.comparison.model for each in done):
+                raise DocumentError(f"{plan.output}: was measured with {done[0].comparison.model}; leave --resume out")
             made = Experiment(
                 name=step.name, method=step.method, temperature=step.temperature, comparison=outcome.comparison
             )
@@ -133,6 +136,26 @@ def _earlier(plan: Plan) -> list[Experiment]:
         if (work.max_tokens, work.rounds, work.passes) != (plan.max_tokens, plan.rounds, plan.passes):
             raise DocumentError(f"{plan.output}: was measured with other --max-tokens, --rounds or --passes")
     return list(found.experiments)
+
+
+def _measured(step: Step, done: Sequence[Experiment], path: Path) -> bool:
+    """Whether an earlier run has this comparison; one of something else under its name is refused."""
+    found = next((each for each in done if (each.name, each.method, each.temperature) == step.key), None)
+    if found is None:
+        return False
+    comparison = found.comparison
+    asked = {task.sha256 for task in comparison.workload.tasks}
+    same = (
+        comparison.a.endpoint == provenance.without_paths(step.side)
+        and {cell.batch_size for cell in comparison.cells} == set(step.batch_sizes)
+        and asked == {load(each).sha256 for each in step.prompts}
+    )
+    if not same:
+        raise DocumentError(
+            f"{path}: {step.name} of {step.method} was measured with another side, other prompts or batch sizes; "
+            "leave --resume out"
+        )
+    return True
 
 
 def _paper(argv: Sequence[str], chosen: Methods, done: Sequence[Experiment], *, partial: bool) -> Paper:

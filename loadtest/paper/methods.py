@@ -13,7 +13,6 @@ import yaml
 from loadtest.errors import BenchError
 from loadtest.launch import Endpoint
 
-TASKS = ("mt_bench", "humaneval", "gsm8k", "alpaca", "cnn_dm")
 """The paper's, by the names of their files."""
 
 

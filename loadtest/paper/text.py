@@ -1,18 +1,16 @@
 """The repeated experiments as Markdown, beside the paper's numbers.
 
-Owns the tables. A ratio of a restless machine is not shown. n-alpha has Wilson's 95% interval: passes are many.
+Owns the tables. A ratio of a restless machine is not shown. n-alpha has Wilson's 95% interval over passes that differ.
 """
 
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 
 from loadtest.comparison import Cell
-from loadtest.paper.methods import TASKS, published
+from loadtest.paper.methods import published
 from loadtest.paper.results import Experiment, Paper
 from loadtest.record import Acceptance
-
-_Z = 1.96
+from loadtest.stats import wilson
 
 
 def render(paper: Paper) -> str:
@@ -41,17 +39,25 @@ def _table_1(paper: Paper) -> str:
     ours = [_measured_row(each, names) for each in experiments]
     theirs = [_published_row(row, names) for row in published()["table_1"]]
     title = "**Table 1**: speedup over plain decoding at batch size 1 (its interval), and acceptance length"
-    return _markdown(f"{title}. *The paper's rows, on GPUs: {published()['source']}.*", [head, *ours, *theirs])
+    source = f"*The paper's rows, on GPUs, at temperature 0 only: {published()['source']}.*"
+    return _markdown(f"{title}. {source}", [head, *ours, *theirs]) + _differences(experiments)
 
 
 def _measured_row(each: Experiment, names: Sequence[str]) -> list[str]:
     cells = {cell.task: cell for cell in each.comparison.cells}
-    ratios = [cell.speedup.value for cell in cells.values() if cell.quiet]
-    taus = [cell.a.acceptance_length for cell in cells.values() if cell.a.acceptance_length]
-    mean = f"{statistics.geometric_mean(ratios):.2f}" if len(ratios) == len(cells) else "-"
-    mean += f", {statistics.fmean(taus):.2f}" if taus else ""
     told = [_cell(cells[name]) if name in cells else "" for name in names]
+    of_all = [cells.get(name) for name in names]
+    speedup = _mean(cell.speedup.value if cell and cell.quiet else None for cell in of_all)
+    tau = _mean(cell.a.acceptance_length if cell else None for cell in of_all)
+    mean = ", ".join([speedup or "-", *([tau] if tau else [])])
     return [each.comparison.model, each.method, f"{each.temperature:g}", *told, mean]
+
+
+def _mean(values: Iterable[float | str | None]) -> str:
+    """The arithmetic one, as in the paper, of the tasks that are shown; none where one of them has no figure."""
+    known = list(values)
+    numbers = [value for value in known if isinstance(value, float)]
+    return f"{statistics.fmean(numbers):.2f}" if numbers and len(numbers) == len(known) else ""
 
 
 def _cell(cell: Cell) -> str:
@@ -65,8 +71,8 @@ def _published_row(row: dict[str, str | float], names: Sequence[str]) -> list[st
         (each for each in published()["acceptance_length"] if (each["model"], each["method"]) == _who(row)), {}
     )
     told = [_published_cell(row.get(name), lengths.get(name)) for name in names]
-    values = [float(row[name]) for name in TASKS]
-    return [f"*{row['model']}*", f"*{row['method']}*", "*0*", *told, f"*{statistics.fmean(values):.2f}*"]
+    mean = _mean(row.get(name) for name in names)
+    return [f"*{row['model']}*", f"*{row['method']}*", "*0*", *told, f"*{mean}*" if mean else ""]
 
 
 def _who(row: dict[str, str | float]) -> tuple[object, object]:
@@ -96,7 +102,7 @@ def _table_3(paper: Paper) -> str:
         f"**Table 3**: throughput over plain decoding by batch size, {ours.workload.tasks[0].name}. "
         f"*The paper's: {theirs['where']}.*"
     )
-    return _markdown(title, [["batch size", *map(str, sizes)], *rows])
+    return _markdown(title, [["batch size", *map(str, sizes)], *rows]) + _differences(experiments)
 
 
 def _figure_7(paper: Paper) -> str:
@@ -105,12 +111,14 @@ def _figure_7(paper: Paper) -> str:
         return ""
     rows = []
     for each in experiments:
+        repeats = each.comparison.workload.repeats
         for name, acceptance in _acceptances(each.comparison.cells):
-            rows.append([name, *_alphas(acceptance)])
+            rows.append([name, *_alphas(acceptance, repeats)])
     width = max(map(len, rows))
     head = ["task", *(f"{n}-alpha" for n in range(width - 1))]
     rows = [row + [""] * (width - len(row)) for row in rows]
-    return _markdown(f"**Figure 7**: n-alpha on a chain ({experiments[0].comparison.a.tree}), greedy", [head, *rows])
+    title = f"**Figure 7**: n-alpha on a chain ({experiments[0].comparison.a.tree}), greedy"
+    return _markdown(title, [head, *rows]) + _differences(experiments)
 
 
 def _acceptances(cells: Sequence[Cell]) -> Iterable[tuple[str, Acceptance]]:
@@ -121,18 +129,23 @@ def _acceptances(cells: Sequence[Cell]) -> Iterable[tuple[str, Acceptance]]:
         yield "all", total
 
 
-def _alphas(acceptance: Acceptance) -> Iterable[str]:
+def _alphas(acceptance: Acceptance, repeats: int) -> Iterable[str]:
     counts = (acceptance.verify_passes, *acceptance.accepted_by_position)
     for alpha, passes in zip(acceptance.alphas, counts, strict=False):
-        low, high = wilson(alpha, passes)
+        low, high = wilson(alpha, passes / repeats)
         yield f"{alpha:.2f} ({low:.2f} to {high:.2f})"
 
 
-def wilson(share: float, of: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share."""
-    middle = (share + _Z**2 / (2 * of)) / (1 + _Z**2 / of)
-    half = _Z / (1 + _Z**2 / of) * math.sqrt(share * (1 - share) / of + _Z**2 / (4 * of**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+def _differences(experiments: Iterable[Experiment]) -> str:
+    """Shouted below a table: a speedup over another text is none."""
+    lines = []
+    for each in experiments:
+        same = each.comparison.same_text
+        if same and same.different:
+            told = f"{same.different} of {same.compared} greedy answers are not those of plain decoding"
+            example = f" ({same.example})" if same.example else ""
+            lines.append(f"\n\n**TEXTS DIFFER**: {each.method}, temperature {each.temperature:g}: {told}{example}.")
+    return "".join(lines)
 
 
 def _not_measured(paper: Paper) -> str:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from loadtest.curve import Curve
+from loadtest.curve import Curve, Flags
 from loadtest.errors import PlanError
 from loadtest.planning.published import Point
 from loadtest.planning.roofline import Constants, Machine
@@ -31,6 +31,7 @@ START = Constants(
     all_reduce_s=10e-6,
 )
 """Round guesses, where the fit to the published points starts."""
+_SIXTEEN_BITS = ("bfloat16", "float16", "half")
 _FIRST_STEP, _LAST_STEP = 0.5, 1e-3
 """Of the pattern search, in logarithms."""
 
@@ -100,6 +101,22 @@ def of_curve(curve: Curve, machine: Machine) -> list[Measurement]:
         points = curve.speculative.points
         measured += [_timed(machine, tree, point.batch_size, context, point.cycle_s) for point in points]
     return measured
+
+
+def misfits(curve: Curve, precision: str) -> tuple[str, ...]:
+    """A line if the curve's weights are not in the precision that is counted: the fit would hide that."""
+    flags = curve.valid_for.flags
+    if _fits(flags, precision):
+        return ()
+    measured = f"dtype {flags.dtype}, quantization {flags.quantization or 'none'}"
+    return (f"warning: the curve was measured with {measured}, the plan is for {precision}: calibrate such a runtime",)
+
+
+def _fits(flags: Flags, precision: str) -> bool:
+    """As far as the flags tell: `auto` does not."""
+    if flags.quantization:
+        return precision == "fp8" and "fp8" in flags.quantization
+    return flags.dtype == "auto" or (precision == "bf16" and flags.dtype in _SIXTEEN_BITS)
 
 
 def _timed(machine: Machine, tree: Tree | None, batch: int, context: float, measured_s: float) -> Measurement:

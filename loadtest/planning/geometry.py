@@ -153,14 +153,12 @@ def read(model: str, precision: str = "bf16") -> Geometry:
     if entry:
         return Geometry.of(_Config.model_validate(entry["config"]), model.lower(), precision)
     path = Path(model) / "config.json" if Path(model).is_dir() else Path(model)
-    config = _json(path)
+    config = _decoder(path)
     other = next((key for key in _OTHER_CACHES if config.get(key)), None)
     if other:
         raise PlanError(f"{path}: a model with {other} keeps another cache than this plan can count")
     try:
-        return Geometry.of(
-            _Config.model_validate(config.get("text_config", config)), path.resolve().parent.name, precision
-        )
+        return Geometry.of(_Config.model_validate(config), path.resolve().parent.name, precision)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise PlanError(
@@ -179,6 +177,15 @@ def draft_vocab(path: str) -> int:
     if not isinstance(vocab, int) or vocab < 1:
         raise PlanError(f"{file}: no draft_vocab_size: not an EAGLE-3 draft")
     return vocab
+
+
+def _decoder(path: Path) -> dict[str, object]:
+    """The part of a config.json that speaks of the decoder: a multimodal model's is inside."""
+    config = _json(path)
+    decoder = config.get("text_config") or config
+    if not isinstance(decoder, dict):
+        raise PlanError(f"{path}: not a decoder's config.json (text_config: not an object)")
+    return decoder
 
 
 def _json(path: Path) -> dict[str, object]:

@@ -5,14 +5,12 @@ Refuses to own what of it a runtime reaches (roofline.py).
 
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from loadtest.document import Positive
 from loadtest.errors import PlanError
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Gpu(BaseModel):

@@ -6,6 +6,7 @@ Owns the choice among sizes, and the words where nothing fits or is fast enough.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from heapq import merge
 from itertools import groupby
 
 from loadtest import provenance
@@ -15,7 +16,7 @@ from loadtest.planning.hardware import Gpu
 from loadtest.planning.planned import Asked, Band, Bands, Milliseconds, Planned, Row
 from loadtest.planning.queueing import PLAIN, Decoding, Replica, Traffic
 from loadtest.planning.roofline import PUBLISHED, Constants, Machine
-from loadtest.planning.sizing import Checked, alone, on_paper, room, simulated
+from loadtest.planning.sizing import Checked, Size, alone, growing, on_paper, room, simulated
 from loadtest.stats import rounded
 from loadtest.summary import Distribution, Objectives
 from loadtest.tree import Tree
@@ -32,6 +33,8 @@ class Question:
     acceptance: Mapping[Tree, float] = field(default_factory=dict)
     constants: Constants = PUBLISHED
     constants_from: str = "published measurements (docs/plan.md)"
+    warnings: Sequence[str] = ()
+    """Why the constants may not be this model's, in words; they go into the plan's notes."""
     draft_vocab: int | None = None
     tps: Sequence[int] = (1, 2, 4, 8)
     max_batch: int = 256
@@ -105,13 +108,15 @@ def _replicas(question: Question, gpu: Gpu) -> Iterator[Replica]:
 def _best(question: Question, replicas: Sequence[Replica]) -> list[Checked]:
     """Of plain decoding and of speculation the size with the fewest GPUs, then the fastest; none where none will do."""
     sizes = [on_paper(replica, question.objectives, question.utilisation) for replica in replicas]
-    found = []
-    for speculative in (False, True):
-        of_kind = [size for size in sizes if size and bool(size.replica.decoding.tree) == speculative]
-        if of_kind:
-            smallest = min(of_kind, key=lambda size: (size.gpus, size.steady.tpot_s))
-            found.append(simulated(smallest, question.objectives, question.seed))
-    return [checked for checked in found if checked]
+    of_kind = ([size for size in sizes if size and bool(size.replica.decoding.tree) == kind] for kind in (False, True))
+    return [checked for checked in (_smallest(question, kind) for kind in of_kind) if checked]
+
+
+def _smallest(question: Question, sizes: Sequence[Size]) -> Checked | None:
+    """The first that the simulation confirms, of these and larger ones together, fewest GPUs first."""
+    candidates = merge(*map(growing, sizes), key=lambda size: (size.gpus, size.steady.tpot_s))
+    checked = (simulated(size, question.objectives, question.seed) for size in candidates)
+    return next(filter(None, checked), None)
 
 
 def _row(question: Question, gpu: str, checked: Checked) -> Row:
@@ -163,6 +168,7 @@ def _asked(question: Question) -> Asked:
 def _notes(
     question: Question, fitting: Mapping[str, Sequence[Replica]], sizes: Mapping[str, Sequence[Checked]]
 ) -> Iterator[str]:
+    yield from question.warnings
     for name, found in sizes.items():
         if not fitting[name]:
             yield f"{name}: the model and one request do not fit {max(question.tps)} of them"
@@ -187,8 +193,9 @@ def _nothing_fits(question: Question) -> str:
 
 def _nothing_is_fast_enough(question: Question, replicas: Sequence[Replica]) -> str:
     return (
-        f"no GPU given keeps the objectives: {_nearest(replicas, question.objectives)}. Faster would be: more memory "
-        "bandwidth, a larger --tp, --precision fp8; tokens by a better draft, the first one by shorter prompts"
+        f"no size was found that keeps the objectives: {_nearest(replicas, question.objectives)}. Faster would be: "
+        "more memory bandwidth, a larger --tp, --precision fp8; tokens by a better draft, the first one by shorter "
+        "prompts"
     )
 
 
@@ -206,4 +213,5 @@ def _nearest(replicas: Sequence[Replica], objectives: Objectives) -> str:
         for what, wanted_s, reached_s, best in asked
         if wanted_s is not None and reached_s > wanted_s
     ]
-    return "; ".join(parts) or "each alone is within reach, but no one size keeps both for 99 of 100 requests"
+    within = "each is within reach of a request alone, but no size tried keeps them for 99 of 100 requests"
+    return "; ".join(parts) or within

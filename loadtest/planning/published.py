@@ -7,16 +7,15 @@ Owns reading `published.yaml` and the model's value for a point. Refuses to own 
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Annotated, Literal
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from loadtest.document import Positive
 from loadtest.planning import geometry, hardware
 from loadtest.planning.roofline import Constants, Machine
 from loadtest.tree import Tree
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Point(BaseModel):

@@ -4,7 +4,7 @@ Owns the room for requests and the search for the least number of replicas. Refu
 best (plan.py) and how a replica behaves (queueing.py, simulation.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from loadtest.planning.queueing import Decoding, Replica, Steady, Traffic
@@ -90,16 +90,20 @@ def on_paper(replica: Replica, objectives: Objectives, utilisation: float) -> Si
     return Size(replica, _least(enough))
 
 
+def growing(size: Size) -> Iterator[Size]:
+    """That size and larger ones, by a replica or an eighth each; not without end."""
+    for _ in range(_GIVE_UP):
+        yield size
+        size = Size(size.replica, size.replicas + max(size.replicas // 8, 1))
+
+
 def simulated(size: Size, objectives: Objectives, seed: int) -> Checked | None:
-    """That size, or the first larger one, that keeps the objectives for 99 of 100 simulated requests."""
+    """That size, if it keeps the objectives for 99 of 100 simulated requests."""
     least, most = _SIMULATED_REQUESTS
     requests = max(least, min(most, _SIMULATED_PASSES // size.replica.traffic.answer_tokens))
-    for _ in range(_GIVE_UP):
-        outcome = simulate(size.replica, size.arrivals_per_s, requests=requests, seed=seed)
-        if _kept(objectives, outcome.ttft_s.percentiles[99], outcome.tpot_s.percentiles[99]):
-            return Checked(size, outcome)
-        size = Size(size.replica, size.replicas + max(size.replicas // 8, 1))
-    return None
+    outcome = simulate(size.replica, size.arrivals_per_s, requests=requests, seed=seed)
+    kept = _kept(objectives, outcome.ttft_s.percentiles[99], outcome.tpot_s.percentiles[99])
+    return Checked(size, outcome) if kept else None
 
 
 def _kept(objectives: Objectives, ttft_s: float, tpot_s: float) -> bool:

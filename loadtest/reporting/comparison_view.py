@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from loadtest.comparison import Cell, Comparison, Described
-from loadtest.reporting import comparison_plots, latencies, latency_plots
+from loadtest.reporting import comparison_plots, latencies, latency_plots, reservations
 from loadtest.reporting.content import Content, Plot, Table
 from loadtest.reporting.figures import UNKNOWN, figure, with_interval
 from loadtest.reporting.latencies import NAMES, Latencies
 from loadtest.reporting.pooled import Side, Sides, pooled_tau, pooled_throughput
 from loadtest.reporting.provenance import of_document
-from loadtest.reporting.reservations import reservations
 
 TOO_NOISY = "too noisy: no result"
 _LACKING = "not every task was measured"
@@ -32,7 +31,7 @@ def content(comparison: Comparison, raw: Path | None = None) -> Content:
     return Content(
         title=f"{sides.a} against {sides.b}",
         subtitle=f"{comparison.model}, {comparison.hardware}; {_asked(comparison)}",
-        warnings=tuple(reservations(comparison)),
+        warnings=tuple(reservations.of_comparison(comparison)),
         table=_table(comparison, sides),
         plots=tuple(_plots(comparison, quiet, found, sides)),
         provenance=tuple(_provenance(comparison)),

@@ -5,8 +5,8 @@ Owns its words and plots. Refuses to own drawing (drawing.py).
 
 from collections.abc import Iterator
 
-from loadtest.calibrate import NOISE_BOUND
 from loadtest.curve import BaselinePoint, Curve, Speculative
+from loadtest.reporting import reservations
 from loadtest.reporting.comparison_plots import sizes_axis
 from loadtest.reporting.content import Axis, Content, Plot, Point, Series, Table
 from loadtest.reporting.figures import UNKNOWN, figure, milliseconds, with_interval
@@ -23,9 +23,7 @@ def content(curve: Curve) -> Content:
         title=f"Baseline curve of {valid.model}",
         subtitle=f"SGLang {valid.sglang_version}, {valid.hardware} ({valid.device}, {valid.flags.dtype}); temperature "
         f"{work.temperature:g}, {work.max_tokens} tokens at most, {work.rounds} rounds",
-        warnings=(f"Rounds that differ by more than {NOISE_BOUND:.0%} were kept (--allow-noise).",)
-        if "--allow-noise" in curve.argv
-        else (),
+        warnings=tuple(reservations.of_curve(curve)),
         table=_table(curve),
         plots=tuple(_plots(curve)),
         provenance=(

@@ -3,7 +3,6 @@
 Owns reading raw lines and pooling tasks. Refuses to own what is drawn of them (the views).
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
-from loadtest.comparison import Cell, Comparison, Measured
+from loadtest.comparison import Cell, Comparison
 from loadtest.document import NotNegative, first_fault
 from loadtest.errors import DocumentError
 from loadtest.files import numbered_lines
-from loadtest.stats import Estimate
+from loadtest.stats import Estimate, percentile, percentile_with_interval
 
 Metric = Literal["ttft_s", "tpot_s", "e2e_s"]
 NAMES: dict[Metric, str] = {
@@ -40,28 +39,17 @@ class Sample:
         return cls(ascending) if ascending else None
 
     def at(self, percent: float) -> float:
-        """A percentile, linear between neighbours."""
-        place = (len(self.values) - 1) * percent / 100
-        before, after = self.values[math.floor(place)], self.values[math.ceil(place)]
-        return before + (after - before) * (place - math.floor(place))
+        """A percentile."""
+        return percentile(self.values, percent)
 
     def estimate(self, percent: float) -> Estimate:
-        """A percentile with its 95% interval, from the ranks that it may have (Conover); see `fewest`."""
-        count, share = len(self.values), percent / 100
-        spread = 1.96 * math.sqrt(count * share * (1 - share))
-        ranks = (math.ceil(count * share - spread), math.ceil(count * share + spread))
-        low, high = (self.values[min(max(rank, 1), count) - 1] for rank in ranks)
-        value = self.at(percent)
-        return Estimate(value, min(low, value), max(high, value))
+        """A percentile with its interval."""
+        return percentile_with_interval(self.values, percent)
 
     def curve(self) -> list[tuple[float, float]]:
-        """Latency and the share of requests (in percent) that took no longer."""
-        return [(self.at(percent), float(percent)) for percent in range(_STEPS + 1)]
-
-
-def fewest(percent: float) -> int:
-    """Of so many values at least, a percentile has a 95% interval: of fewer, all may well lie below it."""
-    return math.ceil(math.log(0.025) / math.log(percent / 100))
+        """Latency and the share of requests (in percent) that took no longer: every value, or a hundred steps."""
+        steps = min(_STEPS, max(1, len(self.values) - 1))
+        return [(self.at(100 * step / steps), 100 * step / steps) for step in range(steps + 1)]
 
 
 Key = tuple[str, int, Metric]
@@ -85,7 +73,7 @@ def of_quantiles(comparison: Comparison, cells: Sequence[Cell]) -> Latencies:
     for cell in cells:
         for side, measured in (("a", cell.a), ("b", cell.b)):
             for metric in NAMES:
-                pooled[side, cell.batch_size, metric] += _quantiles(measured, metric)
+                pooled[side, cell.batch_size, metric] += getattr(measured, metric) or ()
     pools = "; every task weighs the same" if len(comparison.workload.tasks) > 1 else ""
     return Latencies(_samples(pooled), 95, f"From the file's quantiles, one every 5%{pools}.")
 
@@ -158,11 +146,6 @@ def raw_lines(path: Path) -> Iterator[RawLine]:
             yield RawLine.model_validate_json(line)
         except ValidationError as error:
             raise DocumentError(f"{path}:{number}: not a line of raw figures ({first_fault(error)})") from error
-
-
-def _quantiles(measured: Measured, metric: Metric) -> tuple[float, ...]:
-    found = Sample.of(getattr(measured, metric) or ())
-    return tuple(seconds for seconds, _ in found.curve()) if found else ()
 
 
 def _samples(pooled: Mapping[Key, Sequence[float]]) -> dict[Key, Sample]:

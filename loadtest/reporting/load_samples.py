@@ -13,7 +13,7 @@ from pathlib import Path
 from loadtest.errors import DocumentError
 from loadtest.load_report import LoadReport, StageReport
 from loadtest.reporting.latencies import NAMES, Metric, RawLine, Sample, raw_lines
-from loadtest.stats import Estimate
+from loadtest.stats import Estimate, Z
 from loadtest.summary import Distribution
 
 
@@ -64,5 +64,5 @@ def _acceptance_length(answered: Sequence[RawLine]) -> Estimate | None:
     if not total:
         return None
     ratio = sum(correct for correct, _ in known) / total
-    spread = 1.96 * math.sqrt(sum((correct - ratio * passes) ** 2 for correct, passes in known)) / total
+    spread = Z * math.sqrt(sum((correct - ratio * passes) ** 2 for correct, passes in known)) / total
     return Estimate(1 + ratio, max(1.0, 1 + ratio - spread), 1 + ratio + spread)

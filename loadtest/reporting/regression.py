@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtest.comparison import Comparison
+from loadtest.curve import Curve
 from loadtest.load_report import LoadReport
 from loadtest.paper.results import Paper
+from loadtest.reporting import reservations
 from loadtest.reporting.cells import cells, judged_percentiles
 from loadtest.reporting.comparable import require_comparable
 from loadtest.reporting.content import Table
 from loadtest.reporting.figures import UNKNOWN, figure, with_interval
-from loadtest.reporting.latencies import fewest
-from loadtest.reporting.reservations import reservations
 from loadtest.reporting.results import Result
 from loadtest.reporting.verdict import Figure, Verdict, judge
+from loadtest.stats import fewest
 from loadtest.summary import PERCENTILES
 from loadtest.table import aligned
 
@@ -114,14 +115,18 @@ def _remarks(before: Result, after: Result, raw: tuple[Path | None, Path | None]
     for name, result in (("First", before), ("Second", after)):
         match result:
             case Comparison():
-                yield from (f"{name} run: {words}" for words in reservations(result))
+                yield from (f"{name} run: {words}" for words in reservations.of_comparison(result))
             case Paper():
-                told = {words for each in result.experiments for words in reservations(each.comparison)}
+                told = {words for each in result.experiments for words in reservations.of_comparison(each.comparison)}
                 yield from (f"{name} run: {words}" for words in sorted(told))
                 if result.partial:
                     yield f"{name} run: partial, the experiments were interrupted."
+            case Curve():
+                yield from (f"{name} run: {words}" for words in reservations.of_curve(result))
             case LoadReport() if result.partial:
                 yield f"{name} run: partial, the load was interrupted."
+    if isinstance(after, Curve) and after.speculative:
+        yield "Tau of a curve has no interval: unclear at best."
     if isinstance(after, LoadReport):
         yield from _remarks_on_loads(after, told=None not in raw)
 
@@ -129,7 +134,7 @@ def _remarks(before: Result, after: Result, raw: tuple[Path | None, Path | None]
 def _remarks_on_loads(after: LoadReport, *, told: bool) -> Iterator[str]:
     yield "A load report does not tell the endpoint's hardware: see to it that it is the same."
     if not told:
-        yield "Latencies and tau have no intervals without both runs' --raw: the tolerance alone decides."
+        yield "Latencies and tau have no intervals without both runs' --raw: they are shown, not judged."
     if short := [percent for percent in PERCENTILES if _too_few(after, percent)]:
         needs = ", ".join(f"p{percent} of {fewest(percent)}" for percent in short)
         yield f"Percentiles are judged where enough requests were answered: {needs}."

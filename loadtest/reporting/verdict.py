@@ -17,22 +17,27 @@ class Verdict(StrEnum):
     UNCLEAR = "unclear"
     WORSE = "WORSE"
     NOT_JUDGED = "NOT JUDGED"
-    """There is no result on one of the sides."""
+    """There is no result on one of the sides, or none with an interval."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One of a result; without an estimate it says why there is none."""
+    """One of a result."""
 
     estimate: Estimate | None
     fault: str = ""
+    """Why there is no estimate, or why it must not be judged."""
     higher_is_better: bool = True
+    covered: bool = True
+    """Whether it has an interval that covers it 95 times in 100: else it is unclear at best."""
 
 
 def judge(before: Figure, after: Figure, tolerance: float) -> Verdict:
     """Worse: the new interval lies wholly on the bad side of the old one, by more than the tolerance (a share)."""
-    if before.estimate is None or after.estimate is None:
+    if before.estimate is None or after.estimate is None or before.fault or after.fault:
         return Verdict.NOT_JUDGED
+    if not (before.covered and after.covered):
+        return Verdict.UNCLEAR
     lower = _below(after.estimate, before.estimate, tolerance)
     higher = _below(before.estimate, after.estimate, tolerance)
     if lower or higher:

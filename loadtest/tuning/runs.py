@@ -12,9 +12,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from loadtest import stats
+from loadtest.asking import Say
 from loadtest.client import AcceptanceFigures, Client, Sampling
 from loadtest.launch import Endpoint, started
-from loadtest.paired import Measurement, Rounds, Say, Schedule, Side, speedups
+from loadtest.paired import Measurement, Rounds, Schedule, Side, speedups
 from loadtest.prompts import PromptSet
 from loadtest.runtime import Runtime, choose_model, describe, require_pair
 from loadtest.stats import rounded

@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from loadtest.asking import Say
 from loadtest.errors import BenchError
-from loadtest.paired import Say
 from loadtest.tree import Tree
 from loadtest.tuning.evidence import Evidence, Run, Traffic
 from loadtest.tuning.recording import Recording

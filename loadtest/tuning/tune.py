@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from loadtest import provenance
+from loadtest.asking import Say
 from loadtest.errors import TuneError
-from loadtest.paired import Say, Schedule
+from loadtest.paired import Schedule
 from loadtest.prompts import PromptSet, PromptSource, load
 from loadtest.stats import rounded
 from loadtest.tree import Tree
@@ -99,8 +100,7 @@ def _evidence_of(known: Tuning, search: Search) -> Evidence:
     Raises:
         TuneError: no such tree, or a batch size that was not measured.
     """
-    topks = {tree.eagle_topk for tree in search.candidates}
-    runs = [run for run in known.runs if Tree.parse(run.tree).eagle_topk in topks]
+    runs = [run for run in known.runs if Tree.parse(run.tree) in search.candidates]
     if not runs:
         raise TuneError("none of the measured trees may be chosen here: measure anew")
     for run in runs:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from service.rollout import report, weights
-from service.rollout.assess import SAME_SHARE, Judgement, Terms, assess
+from service.rollout.assess import Judgement, Terms, assess, next_share
 from service.rollout.errors import RolloutError
 from service.rollout.estimate import MIN_BLOCKS
 from service.rollout.judge import Verdict
@@ -29,7 +29,7 @@ _SHORTEST_LOOK_MIN = BLOCK_S * MIN_BLOCKS // 60
 
 def judge(options: argparse.Namespace) -> int:
     """Compare a canary draft with the stable one, and say whether to promote it."""
-    judgement = assess(_prometheus(options), _pair(options), _terms(options), len(_steps(options)))
+    judgement = assess(_prometheus(options), _pair(options), _terms(options), _steps(options))
     return _told(options, judgement, None)
 
 
@@ -38,7 +38,7 @@ def step(options: argparse.Namespace) -> int:
     pair, steps = _pair(options), _steps(options)
     weights.check_output(options.output)
     before = weights.read(options.values, pair)
-    judgement = assess(_prometheus(options), pair, _terms(options), len(steps), before.share)
+    judgement = assess(_prometheus(options), pair, _terms(options), steps, before.share)
     after = before.with_share(_next(judgement.verdict, before.share, steps))
     weights.write(options.output, pair, after, judgement.sentence)
     return _told(options, judgement, {pair.canary: after.canary, pair.stable: after.stable})
@@ -48,7 +48,7 @@ def _next(verdict: Verdict, share: float, steps: list[float]) -> float:
     if verdict is Verdict.ROLL_BACK:
         return 0.0
     if verdict is Verdict.PROMOTE:
-        return next((one for one in steps if one > share + SAME_SHARE), 1.0)
+        return next_share(share, steps)
     return share
 
 
@@ -99,7 +99,7 @@ def _terms(options: argparse.Namespace) -> Terms:
         )
     if not 0.5 <= options.confidence < 1:
         raise RolloutError(f"--confidence: {options.confidence} is not from 0.5 to below 1")
-    for option in ("at_least", "tau_at_least", "latency_at_most", "errors_at_most"):
+    for option in ("at_least", "tau_at_least", "latency_at_most", "errors_at_most", "replicas_at_least"):
         value = getattr(options, option)
         if value is not None and not 0 <= value < inf:
             raise RolloutError(f"--{option.replace('_', '-')}: {value} is no number from 0")
@@ -108,6 +108,7 @@ def _terms(options: argparse.Namespace) -> Terms:
         tau_at_least=options.at_least if options.tau_at_least is None else options.tau_at_least,
         latency_at_most=options.latency_at_most,
         errors_at_most=options.errors_at_most,
+        replicas_at_least=options.replicas_at_least,
         confidence=options.confidence,
         min_requests=options.min_requests,
         look_s=options.look_every * 60,
@@ -153,6 +154,12 @@ def _options() -> argparse.ArgumentParser:
         ("--at-least", terms.at_least, "RATIO", "its speed at equal batch sizes, by the stable pool's"),
         ("--latency-at-most", terms.latency_at_most, "RATIO", "its times to and per token, by the stable pool's"),
         ("--errors-at-most", terms.errors_at_most, "SHARE", "its error rate minus the stable pool's"),
+        (
+            "--replicas-at-least",
+            terms.replicas_at_least,
+            "PART",
+            "its replicas for the next share, by the stable's",
+        ),
         ("--confidence", terms.confidence, "P", "of the whole roll-out"),
         ("--min-requests", terms.min_requests, "N", "of each pool, before a promotion"),
         ("--look-every", terms.look_s // 60, "MINUTES", "between two looks at a step"),

@@ -30,11 +30,19 @@ OUTPUT_TOKEN = Rate("aerie_time_per_output_token_seconds_sum", "aerie_time_per_o
 
 _REQUESTS = 'aerie_pool_requests_total{%s,outcome!="rejected"}'
 _ERRORS = 'aerie_pool_requests_total{%s,outcome="error"}'
-_MISMATCHES = 'sum(increase(aerie_losslessness_checks_total{%s,result="mismatch"}[%dms]))'
+_CHECKED = 'aerie_losslessness_checks_total{%s,result!="failed"}'
+_MISMATCHES = 'aerie_losslessness_checks_total{%s,result="mismatch"}'
 _SPEEDUP = """
 sum by (pool) (increase(aerie_batch_calibrated_tokens_total{%(of)s}[%(within)dms]))
 / (sum by (pool) (increase(aerie_batch_baseline_tokens_total{%(of)s}[%(within)dms])) > 0)
 """
+
+
+class Checked(NamedTuple):
+    """Greedy answers of a pool that were compared with the target's."""
+
+    mismatches: float
+    answers: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +55,8 @@ class Evidence:
     first_token: Sequence[Block]
     output_token: Sequence[Block]
     errors: Sequence[Counts]
-    mismatches: float
-    """Of the canary's answers."""
+    mismatches: Sequence[Counts]
+    """Answers that were not the target's, of those that were compared with it."""
     speedups: Mapping[str, float]
     """Over the calibrated baseline, of pools whose calibration is valid: for readers, not judged."""
 
@@ -56,6 +64,12 @@ class Evidence:
     def requests(self) -> tuple[float, float]:
         """Of the canary and of the stable pool."""
         return sum(one.canary_exposure for one in self.errors), sum(one.stable_exposure for one in self.errors)
+
+    @property
+    def checked(self) -> tuple[Checked, Checked]:
+        """The canary's answers and the stable pool's."""
+        totals = [sum(column) for column in zip(*self.mismatches, strict=True)] or [0.0] * 4
+        return Checked(*totals[:2]), Checked(*totals[2:])
 
 
 def gather(prometheus: Prometheus, pair: Pair, window: Window) -> Evidence:
@@ -66,15 +80,14 @@ def gather(prometheus: Prometheus, pair: Pair, window: Window) -> Evidence:
     """
     asked = _Asked(prometheus, pair, window)
     within_ms = int((window.end_s - window.start_s) * 1000)
-    mismatches = prometheus.at(_MISMATCHES % (pair.of(pair.canary), within_ms), window.end_s)
     speedups = prometheus.at(_SPEEDUP % {"of": pair.matchers, "within": within_ms}, window.end_s)
     return Evidence(
         speed=asked.rate(SPEED),
         acceptance=[{name: _with_bonus(counts) for name, counts in block.items()} for block in asked.rate(ACCEPTANCE)],
         first_token=asked.rate(FIRST_TOKEN),
         output_token=asked.rate(OUTPUT_TOKEN),
-        errors=[block.get("", Counts(0, 0, 0, 0)) for block in asked.blocks(_ERRORS, _REQUESTS, "")],
-        mismatches=sum(value for one in mismatches for value in one.values.values()),
+        errors=asked.shares(_ERRORS, _REQUESTS),
+        mismatches=asked.shares(_MISMATCHES, _CHECKED),
         speedups={one.labels["pool"]: value for one in speedups for value in one.values.values()},
     )
 
@@ -93,6 +106,9 @@ class _Asked:
 
     def rate(self, rate: Rate) -> list[Block]:
         return self.blocks(rate.events + "{%s}", rate.exposure + "{%s}", rate.strata)
+
+    def shares(self, events: str, exposure: str) -> list[Counts]:
+        return [block.get("", Counts(0, 0, 0, 0)) for block in self.blocks(events, exposure, "")]
 
     def blocks(self, events: str, exposure: str, strata: str) -> list[Block]:
         """Two counters' growth, by block and stratum."""

@@ -83,13 +83,14 @@ def gain(name: str, estimate: Estimate | None, at_least: float) -> Measure:
     return Measure(name, at_least, estimate, Finding.BAD if worse else Finding.UNCLEAR)
 
 
-def cost(name: str, estimate: Estimate | None, at_most: float) -> Measure:
-    """A guard rail: bad if surely above the limit, good if by its value it is not."""
+def cost(name: str, estimate: Estimate | None, at_most: float, *, surely: bool = False) -> Measure:
+    """A guard rail: bad if surely above the limit, good if by its value it is not, or `surely` not."""
     if estimate is None:
         return Measure(name, at_most, None, Finding.NOT_MEASURED)
     if estimate.low > at_most:
         return Measure(name, at_most, estimate, Finding.BAD)
-    return Measure(name, at_most, estimate, Finding.GOOD if estimate.value <= at_most else Finding.UNCLEAR)
+    within = (estimate.high if surely else estimate.value) <= at_most
+    return Measure(name, at_most, estimate, Finding.GOOD if within else Finding.UNCLEAR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +100,6 @@ class Findings:
     speed: Measure
     acceptance_length: Measure
     guards: Sequence[Measure]
-    mismatches: float
-    """Answers that were not the target's."""
     missing: Sequence[str]
     """Why there is too little to promote on."""
 
@@ -114,8 +113,6 @@ def decide(found: Findings) -> tuple[Verdict, str]:
     """The verdict and why, as the rest of a sentence. What speaks against the canary comes first."""
     speed, tau = found.speed, found.acceptance_length
     against = [f"its {one.name} is {_told(one)}" for one in (*found.guards, speed) if one.finding is Finding.BAD]
-    if found.mismatches:
-        against.append(f"{found.mismatches:.0f} of its answers were not the target's")
     if not against and tau.finding is Finding.BAD:
         worse = f"its {tau.name} is {_told(tau)}"
         if speed.finding is Finding.GOOD:
@@ -135,8 +132,12 @@ def decide(found: Findings) -> tuple[Verdict, str]:
 def _told(measure: Measure) -> str:
     assert measure.estimate is not None
     _, _, value, low, high = measure.estimate
-    kind = "above" if measure.name == ERRORS else "times"
-    return f"{value:.3f} ({low:.3f} to {high:.3f}) {kind} the stable pool's"
+    if measure.name in SHARES:
+        return f"{value:.2%} ({low:.2%} to {high:.2%}) above the stable pool's"
+    return f"{value:.3f} ({low:.3f} to {high:.3f}) times the stable pool's"
 
 
 ERRORS = "error rate"
+MISMATCHES = "mismatch rate"
+SHARES = (ERRORS, MISMATCHES)
+"""Measures that are differences, not ratios."""

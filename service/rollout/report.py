@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from service.rollout.assess import Judgement
-from service.rollout.judge import ERRORS, Measure
+from service.rollout.judge import SHARES, Measure
 
 _UNITS = {"speed": "tokens/s", "time to first token": "s", "time per output token": "s"}
 _ROW = "{:<28} {:>10} {:>10} {:>10} {:>20}  {}"
@@ -34,7 +34,7 @@ def _row(measure: Measure) -> str:
     unit = f" ({_UNITS[measure.name]})" if measure.name in _UNITS else ""
     if measure.estimate is None:
         return _ROW.format(measure.name + unit, *["-"] * 4, measure.finding)
-    form = "{:.2%}" if measure.name == ERRORS else "{:.3f}"
+    form = "{:.2%}" if measure.name in SHARES else "{:.3f}"
     canary, stable, value, low, high = map(form.format, measure.estimate)
     return _ROW.format(measure.name + unit, canary, stable, value, f"{low} to {high}", measure.finding)
 
@@ -61,10 +61,11 @@ def document(judgement: Judgement, weights: Mapping[str, float] | None) -> dict[
         "sentence": judgement.sentence,
         **{role: {"pool": pool, "version": situation.versions.get(pool)} for role, pool in pools.items()},
         "share": situation.share,
+        "replicas": situation.live and {role: situation.live[pool] for role, pool in pools.items()},
         "window": window and {name: getattr(window, name) for name in ("start_s", "end_s", "blocks", "look")},
         "measures": {one.name.replace(" ", "_"): _measure(one) for one in measures},
         "requests": evidence and dict(zip(pools, evidence.requests, strict=True)),
-        "mismatches": evidence and evidence.mismatches,
+        "checked": evidence and dict(zip(pools, (one._asdict() for one in evidence.checked), strict=True)),
         "speedups": evidence and dict(evidence.speedups),
         "notes": list(judgement.notes),
         "weights": weights,

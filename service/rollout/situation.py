@@ -8,7 +8,7 @@ asking often costs no confidence.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from service.rollout.errors import RolloutError
@@ -26,10 +26,11 @@ MAX_BLOCKS = 24
 
 
 STATES = (
-    'count_values by (pool, version) ("weight", aerie_pool_weight{%s} '
-    "* on (namespace, job, instance, pool) group_left (version) aerie_pool_info)"
+    'count_values by (pool, version) ("weight", aerie_pool_weight{%(of)s} '
+    "* on (namespace, job, instance, pool) group_left (version) "
+    "topk by (namespace, job, instance, pool) (1, aerie_pool_info{%(of)s}))"
 )
-"""A series for each weight and version that a gateway gives a pool."""
+"""A series for each weight and version that a gateway gives a pool: one version, also while its workers change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ class Situation:
     window: Window | None
     missing: Sequence[str]
     notes: Sequence[str]
+    live: Mapping[str, int] = field(default_factory=dict)
+    """Replicas that answer, by pool."""
 
 
 def situate(prometheus: Prometheus, pair: Pair, look_s: int) -> Situation:
@@ -88,19 +91,21 @@ def situate(prometheus: Prometheus, pair: Pair, look_s: int) -> Situation:
     now_s = prometheus.now_s()
     _check(prometheus.at(f"last_over_time(aerie_pool_info{_in(pair)}[1d])", now_s), pair)
     until_s = now_s // SAMPLE_S * SAMPLE_S  # the same times at every call: a change is found where it was found before
-    history = prometheus.between(STATES % pair.matchers, until_s - DAY_S, until_s, SAMPLE_S)
+    history = prometheus.between(STATES % {"of": pair.matchers}, until_s - DAY_S, until_s, SAMPLE_S)
     states = _states(history)
     if not states:
         return Situation(pair, {}, 0, None, ["Prometheus has no weights of the pools for the last day"], [])
     changed_s, seen_s, state = _since(states)
     versions = {pool: version for pool, version, _ in state}
     weights = {pool: float(weight) for pool, _, weight in state}
-    missing = _unsound(pair, state, now_s - seen_s) or _down(prometheus, pair, now_s)
+    live = _live(prometheus, pair, now_s)
+    down = [f"no replica of {name} answers" for name, replicas in live.items() if not replicas]
+    missing = _unsound(pair, state, now_s - seen_s) or down
     total = sum(weights.values())
     share = weights.get(pair.canary, 0.0) / total if total else 0.0
     runtimes = prometheus.at(f"last_over_time(aerie_upstream_info{{{pair.matchers}}}[30m])", now_s)
     window, too_soon = _window(changed_s + SETTLE_S, now_s, look_s)
-    return Situation(pair, versions, share, window, [*missing, *too_soon], _differences(runtimes, pair))
+    return Situation(pair, versions, share, window, [*missing, *too_soon], _differences(runtimes, pair), live)
 
 
 State = frozenset[tuple[str, str, str]]
@@ -164,13 +169,14 @@ def _unsound(pair: Pair, state: State, age_s: float) -> list[str]:
     return []
 
 
-def _down(prometheus: Prometheus, pair: Pair, now_s: float) -> list[str]:
-    """Pools without a replica that answers."""
-    up = {one.labels["pool"]: any(one.values.values()) for one in prometheus.at(_UP % pair.matchers, now_s)}
-    return [f"no replica of {name} answers" for name in (pair.canary, pair.stable) if not up.get(name)]
+def _live(prometheus: Prometheus, pair: Pair, now_s: float) -> dict[str, int]:
+    """How many replicas of each pool answer, to any gateway."""
+    found = prometheus.at(_UP % pair.matchers, now_s)
+    up = {one.labels["pool"]: int(value) for one in found for value in one.values.values()}
+    return {name: up.get(name, 0) for name in (pair.canary, pair.stable)}
 
 
-_UP = "max by (pool) (aerie_upstream_up{%s})"
+_UP = "sum by (pool) (max by (pool, replica) (aerie_upstream_up{%s}))"
 
 
 def _window(start_s: float, now_s: float, look_s: int) -> tuple[Window | None, list[str]]:

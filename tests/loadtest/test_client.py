@@ -111,3 +111,10 @@ def test_documents_are_json_objects_or_a_sentence():
             asyncio.run(fetch(runtime.url, "/nothing"))
         with pytest.raises(EndpointError, match=r"/flush_cache is not JSON$"):
             asyncio.run(fetch(runtime.url, "/flush_cache"))
+
+
+def test_a_stream_that_only_keeps_itself_alive_is_a_timeout():
+    endless = [b": ping\n\n"] * 2000
+    with served(ScriptedRuntime(pieces=endless)) as runtime:
+        request = ask(runtime.url, timeout_s=0.05)
+    assert request.failure.kind == "timeout"

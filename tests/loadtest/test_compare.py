@@ -200,3 +200,42 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     path.write_text('{"format": "aerie-baseline-curve/1"}')
     with pytest.raises(DocumentError, match=r"not a comparison \("):
         read(path)
+
+
+def test_two_files_of_one_name_are_refused(tmp_path, capsys):
+    paths = [tmp_path / folder / "chat.jsonl" for folder in "ab"]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text('{"turns": ["Hello"]}\n')
+    with served(speculative(), ScriptedRuntime()) as (drafting, plain):
+        assert compare(drafting, plain, "--prompts", *paths) == 1
+    assert "two files are the task chat" in capsys.readouterr().err
+
+
+def test_a_turn_that_the_time_limit_cuts_is_no_measurement(capsys):
+    slow = ScriptedRuntime(pieces=stream_of(range(1, 300)))
+    with served(slow, ScriptedRuntime()) as (a, b):
+        assert compare(a, b, "--time-limit", "1", "--hardware", "A machine") == 1
+    assert "the time limit ended a turn" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_both_sides_sample_with_one_seed(tmp_path):
+    with served(speculative(), ScriptedRuntime()) as (drafting, plain):
+        assert compare(drafting, plain, "--temperature", "1", "--batch-sizes", "1") == 0
+    for side in (drafting, plain):
+        assert {body["seed"] for body in side.asked if body != "flush"} == {7}
+
+
+def test_an_interrupt_before_the_first_cell_leaves_an_earlier_file(tmp_path):
+    path = tmp_path / "comparison.json"
+    path.write_text("as before")
+    plain = ScriptedRuntime(pieces=[chunk("a"), HOLD])
+    with served(speculative(), plain) as (drafting, _):
+        command = [sys.executable, "-m", "loadtest.cli", "compare", "--a", drafting.url, "--b", plain.url, *QUICK]
+        process = subprocess.Popen([*command, "--output", str(path)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        while not any(isinstance(body, dict) and body.get("stream") for body in plain.asked):
+            assert process.poll() is None
+        process.terminate()
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert path.read_text() == "as before"

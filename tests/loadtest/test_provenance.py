@@ -13,6 +13,7 @@ def test_a_command_line_keeps_no_path_of_the_machine():
     argv = ["/opt/bin/aerie-bench", "calibrate", "--output", inside, "--prompts=/home/me/p.jsonl", "http://h:1"]
     kept = provenance.arguments(argv)
     assert kept == ("aerie-bench", "calibrate", "--output", "out/curve.json", "--prompts=.../p.jsonl", "http://h:1")
+    assert provenance.without_paths("speculation --draft /home/me/draft") == "speculation --draft .../draft"
 
 
 @pytest.mark.parametrize(

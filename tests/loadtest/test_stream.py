@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.record import Acceptance
+from loadtest.record import Acceptance, Request
 from loadtest.stream import ErrorEvent, Garbage, StreamReader
 from tests.loadtest.scripted_runtime import DONE, chunk, event, stream_of, usage
 
@@ -94,6 +94,8 @@ def test_where_packets_are_cut_changes_nothing(gains, cuts):
         [b'data: {"object": "list"}\n\n'],
         [b'data: {"choices": [3]}\n\n'],
         [event(choices=[], usage={"completion_tokens": "many"})],
+        [event(choices=[], usage=usage(5)), DONE],
+        [chunk("a"), event(choices=[], usage=usage(0)), DONE],
         [b'data: {"choices": [], "usage": {"completion_tokens": 1e999}}\n\n'],
         [event(choices=[], usage=usage(-1))],
         [event(choices=[], sglext={"spec_tokens_details": {"passes": 3}})],
@@ -119,3 +121,19 @@ def test_no_bytes_make_it_fail_in_another_way(pieces):
         read(pieces)
     except (Garbage, ErrorEvent):
         return
+
+
+def test_an_error_that_is_null_is_none():
+    answer = read([event(choices=[{"index": 0, "delta": {"content": "a"}}], error=None), *stream_of([1])[-2:]])
+    assert answer.completion_tokens == 1
+
+
+def test_two_chunks_of_one_token_have_no_pace():
+    answer = read([chunk("h", tokens=1), chunk("a", tokens=1), *stream_of([1])[-2:]])
+    assert Request(0.0, 9.0, answer).tpot_s is None
+
+
+def test_alphas_end_with_the_first_that_is_never_reached():
+    assert Acceptance(120, 100, (80, 40, 0, 0)).alphas == (0.8, 0.5, 0.0)
+    assert Acceptance(0, 10, (0, 0)).alphas == (0.0,)
+    assert Acceptance(0, 0).alphas == ()

@@ -54,6 +54,12 @@ def test_an_answer_too_short_to_tell_its_pace_keeps_that_objective():
     assert Objectives(tpot_s=0.001).met_by(answered(0.1, 0.1, 1))
 
 
+def test_an_answer_without_a_token_keeps_no_objective_of_the_first_one():
+    empty = Request(0.0, 0.1, Answer((), 5, 0))
+    assert not Objectives(ttft_s=1).met_by(empty)
+    assert Objectives(e2e_s=1).met_by(empty)
+
+
 def test_of_nothing_there_is_nothing():
     found = summarise([], wall_s=0.0, objectives=Objectives(ttft_s=1))
     assert (found.requests_per_s, found.ttft_s, found.acceptance_length, found.good) == (0, None, None, 0)

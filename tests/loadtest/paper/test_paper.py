@@ -4,15 +4,14 @@ import json
 from contextlib import asynccontextmanager
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from loadtest.cli import main
 from loadtest.launch import Endpoint
 from loadtest.paper.experiment import Plan, steps
 from loadtest.paper.methods import Methods, methods, published
 from loadtest.paper.results import Paper
-from loadtest.paper.text import wilson
+from loadtest.paper.text import render
+from tests.loadtest.reporting import documents
 from tests.loadtest.scripted_runtime import ScriptedRuntime, served, speculative
 
 QUICK = ["--rounds", "2", "--passes", "1", "--max-tokens", "8", "--batch-sizes", "1", "--allow-noise"]
@@ -163,9 +162,46 @@ def test_bad_methods_are_one_line(tmp_path, tasks, capsys, further, words):
     assert words in capsys.readouterr().err.splitlines()[-1]
 
 
-@given(st.integers(1, 10**6), st.data())
-def test_wilsons_interval_holds_the_share_and_stays_a_share(of, data):
-    share = data.draw(st.integers(0, of)) / of
-    low, high = wilson(share, of)
-    assert 0 <= low <= share + 1e-12
-    assert share - 1e-12 <= high <= 1
+def rendered(**comparison):
+    document = documents.paper()
+    for each in document["experiments"]:
+        each["comparison"] |= comparison
+    return render(Paper.model_validate_json(json.dumps(document)))
+
+
+def row(text, start):
+    return next(line for line in text.splitlines() if line.startswith(start)).strip("| ").split(" | ")
+
+
+def test_a_mean_is_the_same_one_of_the_same_tasks_in_our_rows_and_the_papers():
+    text = rendered()
+    ours, theirs = row(text, "| smollm2"), row(text, "| *Vicuna 13B* | *EAGLE-3*")
+    assert ours[-1] == "1.82, 2.80"  # of 1.90 and 1.75; 2.9 and 2.7
+    assert theirs[-1] == "*6.03*"  # of 5.58 and 6.47
+    assert "at temperature 0 only" in text
+
+
+def test_a_mean_over_a_noisy_task_is_none():
+    noisy = documents.restless(documents.comparison(documents.TASKS[:2], (1,)))
+    assert row(rendered(cells=noisy["cells"]), "| smollm2")[-1] == "-, 2.80"
+
+
+def test_texts_that_differ_are_shouted_below_every_table_they_are_in():
+    same = documents.comparison()["same_text"]
+    assert "TEXTS DIFFER" not in rendered()
+    shouts = [
+        line
+        for line in rendered(same_text=same | {"different": 3, "example": "after 9 characters"}).splitlines()
+        if "TEXTS DIFFER" in line
+    ]
+    told = "3 of 40 greedy answers are not those of plain decoding (after 9 characters)"
+    assert shouts == [f"**TEXTS DIFFER**: EAGLE-3, temperature 0: {told}."] * 2
+
+
+def test_rounds_that_repeat_the_same_answers_narrow_no_interval():
+    work = documents.comparison(documents.TASKS[:2], (1,))["workload"]
+
+    def alpha(**changes):
+        return row(rendered(workload=work | changes), "| mt_bench")[1]
+
+    assert alpha(rounds=6) == alpha(rounds=6, temperature=1.0) != alpha(rounds=1)  # drawn with one seed

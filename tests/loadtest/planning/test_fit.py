@@ -18,9 +18,9 @@ MEASURED = {1: (0.07146, 0.1003), 2: (0.06526, 0.111), 4: (0.07748, 0.1511), 8: 
 """Of docs/calibrate.md: batch size, step and cycle."""
 
 
-def curve_of(steps_and_cycles, tp=1):
+def curve_of(steps_and_cycles, tp=1, **flags):
     baseline, gains = DOCUMENT["baseline"][0], DOCUMENT["speculative"]["points"][0]
-    valid_for = DOCUMENT["valid_for"] | {"flags": DOCUMENT["valid_for"]["flags"] | {"tp_size": tp}}
+    valid_for = DOCUMENT["valid_for"] | {"flags": DOCUMENT["valid_for"]["flags"] | {"tp_size": tp} | flags}
     points = [gains | {"batch_size": batch, "cycle_s": cycle_s} for batch, (_, cycle_s) in steps_and_cycles.items()]
     content = {
         "valid_for": valid_for,
@@ -65,6 +65,25 @@ def test_a_curve_is_fitted_at_its_own_parallelism():
     (two, *_), (one, *_) = (fit.of_curve(curve_of(MEASURED, tp=tp), MACHINE) for tp in (2, 1))
     assert two.predict(PUBLISHED) == Machine(MACHINE.target, MACHINE.gpu, tp=2).step_s(1, 43.1 + 32)
     assert two.predict(PUBLISHED) < one.predict(PUBLISHED)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "quantization", "fitting"),
+    [
+        ("bfloat16", None, {"bf16"}),
+        ("float16", None, {"bf16"}),
+        ("float32", None, set()),
+        ("auto", None, {"bf16", "fp8"}),
+        ("bfloat16", "w8a8_fp8", {"fp8"}),
+        ("auto", "awq", set()),
+    ],
+)
+def test_a_curve_of_another_precision_is_told(dtype, quantization, fitting):
+    curve = curve_of(MEASURED, dtype=dtype, quantization=quantization)
+    for precision in ("bf16", "fp8"):
+        told = fit.misfits(curve, precision)
+        assert (not told) == (precision in fitting)
+        assert all(f"dtype {dtype}" in line and precision in line for line in told)
 
 
 def test_a_curve_whose_speculation_has_no_eagle_draft_is_refused():

@@ -54,6 +54,8 @@ def test_a_directory_and_its_config_are_the_same_model(tmp_path):
         ("[]", "not a config.json"),
         ('{"hidden_size": 64}', "num_hidden_layers: Field required"),
         ('{"kv_lora_rank": 512}', "another cache"),
+        ('{"text_config": {"kv_lora_rank": 512}}', "another cache"),
+        ('{"text_config": "llama"}', "text_config"),
     ],
 )
 def test_a_config_that_cannot_be_counted_is_refused_in_a_line(tmp_path, content, said):

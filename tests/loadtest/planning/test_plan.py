@@ -1,17 +1,22 @@
 """`aerie-bench plan`: sizes that keep what was asked, and a line where nothing can."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.cli import main
+from loadtest.errors import PlanError
 from loadtest.planning import geometry, hardware
+from loadtest.planning.plan import Question, plan
 from loadtest.planning.planned import Planned
 from loadtest.planning.queueing import PLAIN, Decoding, Traffic
 from loadtest.planning.roofline import Machine
 from loadtest.planning.sizing import room
+from loadtest.summary import Objectives
 from loadtest.tree import Tree
 from tests.loadtest.planning.test_fit import MEASURED, curve_of
 
@@ -43,6 +48,31 @@ def test_speculation_saves_gpus_where_tokens_must_be_fast(tmp_path):
     plain, tree = planned(tmp_path, "--gpu", "h100", "--tpot", "10", *DRAFT).rows
     assert tree.gpus < plain.gpus
     assert tree.gpu_hours_per_million < plain.gpu_hours_per_million
+
+
+@pytest.mark.parametrize(
+    ("traffic", "objectives", "gpus"),
+    [
+        (Traffic(1, 8000, 50), Objectives(0.5, 0.012), 4),
+        (Traffic(5, 1000, 300), Objectives(0.045), 2),
+        (Traffic(2, 4000, 100), Objectives(0.2), 2),
+    ],
+)
+def test_where_the_simulation_refuses_the_smallest_size_on_paper_the_next_of_all_is_tried(traffic, objectives, gpus):
+    """Of replicas of one GPU a few would do on paper, and many are needed until a prompt hardly meets another."""
+    question = Question(MACHINE.target, {"h100": MACHINE.gpu}, traffic, objectives)
+    (row,) = plan(question, ["aerie-bench"]).rows
+    assert row.gpus == gpus
+    (one_gpu_each,) = plan(replace(question, tps=(1,)), ["aerie-bench"]).rows
+    assert one_gpu_each.gpus > row.gpus
+
+
+def test_no_other_parallelism_or_tree_alone_does_with_fewer_gpus(tmp_path):
+    asked = ["--gpu", "h100", "--ttft", "500", "--tpot", "12"]
+    both = planned(tmp_path, *asked, *DRAFT).rows
+    for tp in ("1", "2", "4"):
+        alone = {row.tree == "none": row.gpus for row in planned(tmp_path, *asked, "--tp", tp, *DRAFT).rows}
+        assert all(row.gpus <= alone.get(row.tree == "none", row.gpus) for row in both)
 
 
 def test_a_draft_that_is_never_right_is_fastest_at_no_batch_size(tmp_path):
@@ -93,15 +123,19 @@ def test_a_sizing_table_is_written_as_markdown(tmp_path):
 
 def test_a_curve_makes_the_plan_the_users_own(tmp_path, capsys):
     curve, epyc = tmp_path / "curve.json", tmp_path / "epyc.yaml"
-    curve.write_text(curve_of(MEASURED).json_text())
+    curve.write_text(curve_of(MEASURED, dtype="float32").json_text())
     fields = {"name": "AMD EPYC", "memory_gb": 24, "bandwidth_gb_per_s": 50, "bf16_tflops": 0.5, "link_gb_per_s": 1}
     epyc.write_text(json.dumps(fields | {"source": "a bound"}))
     own = ["--model", "smollm2-135m", "--gpu", str(epyc), "--curve", str(curve), "--tp", "1", "--max-batch", "8"]
     found = planned(tmp_path, *own, "--rate", "0.2", "--prompt-tokens", "44", "--answer-tokens", "64")
-    assert found.constants_from == "curve.json (AMD EPYC, 2 cores)"
+    assert found.constants_from == "curve.json (smollm2 for --model smollm2-135m, AMD EPYC, 2 cores)"
     assert found.asked.acceptance == {"3/4/8": 2.6}
     assert found.rows[0].gpu == "epyc"
-    assert "cycle 3/4/8, batch 8: 205.3 ms, the fit" in capsys.readouterr().err
+    assert "dtype float32" in found.notes[0]
+    printed = capsys.readouterr()
+    assert "cycle 3/4/8, batch 8: 205.3 ms, the fit" in printed.err
+    assert "smollm2 for --model smollm2-135m" in printed.out
+    assert "warning: the curve was measured with dtype float32" in printed.out
 
 
 def test_an_slo_that_nothing_meets_is_a_line_that_says_what_is_nearest(capsys):
@@ -110,6 +144,23 @@ def test_an_slo_that_nothing_meets_is_a_line_that_says_what_is_nearest(capsys):
     assert "TPOT 0.1 ms was asked for, a request alone reaches" in said
     assert "a better draft" in said
     assert "TTFT" not in said
+
+
+def test_an_slo_that_every_simulation_refuses_is_a_line_that_says_so(tmp_path, capsys):
+    """On paper a single token after the first takes a quarter of a cycle; it takes a whole one."""
+    tau = tmp_path / "tau.json"
+    tau.write_text('{"3/1/4": 4}')
+    options = ["--gpu", "h100", "--answer-tokens", "2", "--tpot", "2.5", "--rate", "1", "--acceptance", str(tau)]
+    assert main([*ASKED, *options]) == 1
+    assert "no size tried keeps them for 99 of 100 requests" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bandwidth", [0, -1, float("inf")])
+def test_a_gpu_without_a_finite_bandwidth_above_0_is_refused(tmp_path, bandwidth):
+    path = tmp_path / "gpu.yaml"
+    path.write_text(yaml.safe_dump(MACHINE.gpu.model_dump() | {"bandwidth_gb_per_s": bandwidth}))
+    with pytest.raises(PlanError, match="not a GPU's YAML"):
+        hardware.read(str(path))
 
 
 def test_a_gpu_that_cannot_is_a_note_beside_one_that_can(tmp_path):
@@ -152,6 +203,7 @@ def test_what_cannot_be_planned_is_one_line(options, said, capsys):
         ["--gpu", "h100", "--price", "b200=2"],
         ["--gpu", "h100", "--price", "h100"],
         ["--gpu", "h100", "--utilisation", "1"],
+        ["--gpu", "h100", "--utilisation", "0"],
         ["--gpu", "h100", "b200", "--curve", "curve.json"],
     ],
 )
@@ -161,6 +213,9 @@ def test_wrong_arguments_are_a_usage_error(options):
 
 
 def test_the_check_against_published_figures_is_a_table(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["plan", "--published", "--curve", "curve.json"])
+    assert "leave out --curve" in capsys.readouterr().err
     assert main(["plan", "--published"]) == 0
     printed = capsys.readouterr().out
     assert "| sglang-docs | fit | llama-3.1-8b, h100 x1, batch 1 | tokens/s | 158.34 |" in printed

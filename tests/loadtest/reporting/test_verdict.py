@@ -1,5 +1,7 @@
 """What counts as worse: laws of comparing intervals."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +56,17 @@ def test_more_tolerance_never_finds_a_regression_that_less_does_not(before, afte
     least, most = sorted((one, other))
     if judge(before, after, most) is Verdict.WORSE:
         assert judge(before, after, least) is Verdict.WORSE
+
+
+@given(figures(), figures(), tolerances)
+def test_an_interval_that_covers_less_than_it_says_decides_nothing(before, after, tolerance):
+    few = replace(after, covered=False)
+    assert judge(before, few, tolerance) is judge(few, before, tolerance) is Verdict.UNCLEAR
+
+
+@given(figures(), tolerances)
+def test_a_value_that_must_not_be_judged_is_not(figure, tolerance):
+    assert judge(figure, replace(figure, fault="no --raw"), tolerance) is Verdict.NOT_JUDGED
 
 
 @given(figures(), tolerances)

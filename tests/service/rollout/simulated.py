@@ -77,7 +77,7 @@ def evidence(blocks: list[dict[str, Block]]) -> Evidence:
     parts = [blocks[start : start + size] for start in range(0, len(blocks), size)]
     named = {name: [merged([block[name] for block in part]) for part in parts] for name in blocks[0]}
     errors = [block[""] for block in named.pop("errors")]
-    return Evidence(**named, output_token=[], errors=errors, mismatches=0, speedups={})
+    return Evidence(**named, output_token=[], errors=errors, mismatches=[], speedups={})
 
 
 def window(look: int) -> Window:

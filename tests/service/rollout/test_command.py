@@ -1,6 +1,7 @@
 """The command line without a Prometheus: values, weights, and one line for whatever is wrong."""
 
 import http.server
+import re
 import subprocess
 import threading
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ from service.rollout.errors import RolloutError
 from service.rollout.situation import Pair
 from service.rollout.weights import Weights
 
-CHART = Path(__file__).parents[3] / "deploy" / "helm" / "aerie"
+ROOT = Path(__file__).parents[3]
+CHART = ROOT / "deploy" / "helm" / "aerie"
 PAIR = Pair("next", "eagle")
 POOLS = {"eagle": {}, "next": {"weight": 0.25}, "plain": {"kind": "baseline"}}
 
@@ -151,6 +153,7 @@ def test_what_answers_otherwise_than_prometheus_is_one_line(capsys, status, body
         (["--canary", "eagle"], "--canary and --stable are both eagle"),
         (["--prometheus", "prometheus:9090"], "--prometheus: prometheus:9090 is no URL"),
         (["--at-least", "nan"], "--at-least: nan is no number from 0"),
+        (["--replicas-at-least", "-1"], "--replicas-at-least: -1.0 is no number from 0"),
         (["--errors-at-most", "-1"], "--errors-at-most: -1.0 is no number from 0"),
     ],
 )
@@ -181,18 +184,50 @@ def test_a_token_is_sent_and_a_trailing_slash_is_no_other_url(tmp_path, capsys):
     assert "secret" not in capsys.readouterr().err
 
 
-def test_the_chart_gives_the_gateway_the_weights_that_are_written(tmp_path):
+def shares_with(*values, sets=()):
+    """The weights that the gateway gets from the chart, with these files and `--set`s."""
     try:
         helm = tools.helm(4)
     except tools.ToolsError as error:
         pytest.skip(str(error))
+    given = [word for path in values for word in ("-f", path)] + [word for one in sets for word in ("--set", one)]
+    command = [helm, "template", "aerie", CHART, *given, "-s", "templates/gateway/configmap.yaml"]
+    rendered = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    pools = yaml.safe_load(yaml.safe_load(rendered)["data"]["gateway.yaml"])["pools"]
+    return {pool["name"]: pool["weight"] for pool in pools}
+
+
+def test_the_chart_gives_the_gateway_the_weights_that_are_written(tmp_path):
     base = yaml.safe_load((CHART / "values-cpu.yaml").read_text())
     base["pools"]["next"] = base["pools"]["eagle"] | {"weight": 0.05}
     (tmp_path / "values.yaml").write_text(yaml.safe_dump(base))
     weights.write(tmp_path / "next.yaml", PAIR, weights.read([tmp_path / "values.yaml"], PAIR).with_share(0.25), "test")
-    files = [word for name in ("values.yaml", "next.yaml") for word in ("-f", str(tmp_path / name))]
-    command = [helm, "template", "aerie", str(CHART), *files, "-s", "templates/gateway/configmap.yaml"]
-    rendered = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    pools = yaml.safe_load(yaml.safe_load(rendered)["data"]["gateway.yaml"])["pools"]
-    shares = {pool["name"]: pool["weight"] for pool in pools}
+    shares = shares_with(tmp_path / "values.yaml", tmp_path / "next.yaml")
     assert shares == {"eagle": pytest.approx(0.7875), "next": pytest.approx(0.2625), "plain": 1}
+
+
+@pytest.fixture
+def documented(written):
+    """A file that docs/rollout.md shows."""
+
+    def find(name):
+        blocks = (ROOT / "docs" / "rollout.md").read_text().split("```yaml\n")[1:]
+        (found,) = (text for block in blocks if (text := block.partition("```")[0]).startswith(f"# {name}:"))
+        return written(name, found)
+
+    return find
+
+
+def test_the_documented_canary_can_be_installed_taken_back_and_be_all_there_is(documented):
+    begun = CHART / "values-h100.yaml", documented("canary.yaml")
+    (back,) = re.findall(r"--set (\S+weight=0)$", (ROOT / "docs" / "rollout.md").read_text(), re.MULTILINE)
+    assert shares_with(*begun) == {"eagle": 0.95, "eagle-v2": 0.05}
+    assert shares_with(*begun, sets=[back]) == {"eagle": 1, "eagle-v2": 0}
+    assert shares_with(*begun, sets=["pools.eagle=null"]) == {"eagle-v2": 0.05}
+
+
+def test_the_documented_file_of_weights_is_read_and_written_over(documented):
+    pair, path = Pair("eagle-v2", "eagle"), documented("weights.yaml")
+    before = weights.read([documented("canary.yaml"), path], pair)
+    weights.write(path, pair, before.with_share(0.25), "test")
+    assert (before, weights.read([path], pair)) == (Weights(0.05, 0.95), Weights(0.25, 0.75))

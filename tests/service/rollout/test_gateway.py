@@ -54,7 +54,7 @@ def test_a_gateways_pools_are_found_with_their_versions_and_shares(tmp_path, cap
                 scraping = running(tmp_path, {"aerie": [str(client.base_url).removeprefix("http://")]})
                 with scraping as prometheus:
                     asked = Prometheus(prometheus.url)
-                    found = until(lambda: asked.at(situation.STATES % PAIR.matchers, asked.now_s()), "a scrape")
+                    found = until(lambda: asked.at(situation.STATES % {"of": PAIR.matchers}, asked.now_s()), "a scrape")
                     assert cli.main(["rollout", "judge", "--prometheus", prometheus.url, *POOLS]) == 3
             except tools.ToolsError as error:
                 pytest.skip(str(error))

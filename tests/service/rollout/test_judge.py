@@ -2,12 +2,14 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
-from service.rollout.assess import Terms, find
-from service.rollout.estimate import Estimate
-from service.rollout.judge import Finding, Findings, Measure, Spending, Verdict, cost, decide, gain
+from service.rollout.assess import MEASURES, Terms, find, lacking
+from service.rollout.estimate import Counts, Estimate
+from service.rollout.judge import ERRORS, MISMATCHES, Finding, Findings, Measure, Spending, Verdict, cost, decide, gain
+from service.rollout.situation import Pair, Situation
 from tests.service.rollout.simulated import Traffic, evidence, window
 
 STEPS = 4
@@ -18,11 +20,8 @@ def measure(finding, name="speed"):
     return Measure(name, 1, None if finding is NONE else Estimate(1, 1, 1, 1, 1), finding)
 
 
-def verdict(speed=GOOD, tau=GOOD, guard=GOOD, mismatches=0, missing=()):
-    found = Findings(
-        measure(speed), measure(tau, "acceptance length"), [measure(guard, "error rate")], mismatches, missing
-    )
-    return decide(found)
+def verdict(speed=GOOD, tau=GOOD, guard=GOOD, missing=()):
+    return decide(Findings(measure(speed), measure(tau, "acceptance length"), [measure(guard, ERRORS)], missing))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +44,6 @@ def verdict(speed=GOOD, tau=GOOD, guard=GOOD, mismatches=0, missing=()):
         ({"guard": BAD}, Verdict.ROLL_BACK),
         ({"guard": BAD, "missing": ["few requests"]}, Verdict.ROLL_BACK),
         ({"speed": BAD, "missing": ["few requests"]}, Verdict.ROLL_BACK),
-        ({"mismatches": 1}, Verdict.ROLL_BACK),
     ],
     ids=str,
 )
@@ -57,8 +55,8 @@ def test_the_reason_names_what_decided():
     assert verdict(missing=["nothing runs", "nobody asks"])[1] == "nothing runs; nobody asks"
     assert verdict(speed=UNCLEAR, tau=UNCLEAR)[1] == "not yet certain of its speed and acceptance length"
     assert "A person decides" in verdict(tau=BAD)[1]
-    assert verdict(guard=BAD, mismatches=2)[1].startswith("its error rate is 1.000 (1.000 to 1.000) above the stable")
-    assert verdict(guard=BAD, mismatches=2)[1].endswith("; 2 of its answers were not the target's")
+    assert verdict(guard=BAD)[1] == "its error rate is 100.00% (100.00% to 100.00%) above the stable pool's"
+    assert verdict(guard=BAD, speed=BAD)[1].endswith("; its speed is 1.000 (1.000 to 1.000) times the stable pool's")
 
 
 def estimate(low, value, high):
@@ -87,22 +85,85 @@ def test_a_guard_rail_breaks_if_surely_above_its_limit(low, value, expected):
     assert cost("latency", estimate(low, value, 2), 1.2).finding is expected
 
 
+@pytest.mark.parametrize(("high", "expected"), [(1.1, GOOD), (1.3, UNCLEAR)])
+def test_where_it_is_to_be_sure_a_guard_rail_wants_the_whole_interval_within_its_limit(high, expected):
+    assert cost(ERRORS, estimate(0.9, 1.0, high), 1.2, surely=True).finding is expected
+    assert cost(ERRORS, estimate(0.9, 1.0, high), 1.2).finding is GOOD
+
+
+def found(*, last=False, mismatches=(), **of_traffic):
+    """Two hours at 50%."""
+    traffic = Traffic(share=0.5, drift=0, speed=1.1, tau=1.1, **of_traffic)
+    of_all = replace(evidence(traffic.blocks(24, 1)), mismatches=mismatches)
+    return find(of_all, window(4), Terms(), STEPS, [], last=last)
+
+
+def test_the_last_promotion_wants_errors_surely_within_their_limit():
+    few, many = 0.3, 10.0
+    assert decide(found(requests_per_s=few))[0] is Verdict.PROMOTE
+    assert decide(found(requests_per_s=few, last=True)) == (Verdict.HOLD, "not yet certain of its error rate")
+    assert decide(found(requests_per_s=many, last=True))[0] is Verdict.PROMOTE
+    assert decide(found(requests_per_s=many, last=True, errors=0.01))[0] is Verdict.ROLL_BACK
+
+
+@pytest.mark.parametrize(
+    ("canary", "stable", "expected"),
+    [
+        ((0, 50), (0, 50), Verdict.PROMOTE),
+        ((2, 50), (2, 50), Verdict.PROMOTE),
+        ((3, 50), (2, 50), Verdict.HOLD),
+        ((3, 50), (0, 0), Verdict.HOLD),
+        ((25, 50), (2, 50), Verdict.ROLL_BACK),
+        ((0, 0), (0, 0), Verdict.PROMOTE),
+    ],
+)
+def test_wrong_answers_take_a_canary_back_if_surely_more_often_than_the_stable_pools(canary, stable, expected):
+    judged = found(mismatches=[Counts(*canary, *stable)] * 12)
+    decision, why = decide(judged)
+    assert decision is expected
+    if expected is Verdict.HOLD:
+        told = f"{12 * canary[0]} of {12 * canary[1]} of its, {12 * stable[0]} of {12 * stable[1]} of the stable pool's"
+        assert why == f"checked answers that were not the target's: {told}"
+    if expected is Verdict.ROLL_BACK:
+        assert why.startswith(f"its {MISMATCHES} is ")
+
+
+@pytest.mark.parametrize(
+    ("canary", "stable", "share", "missing"),
+    [
+        (1, 4, 0.25, 0),
+        (1, 4, 0.5, 2),
+        (3, 4, 0.5, 0),
+        (1, 4, 1.0, 3),
+        (4, 4, 1.0, 0),
+        (8, 10, 1.0, 0),
+        (1, 1, 0.5, 0),
+        (1, 1, 1.0, 0),
+    ],
+)
+def test_a_share_wants_replicas_in_proportion_and_never_more_than_the_stable_pool_has(canary, stable, share, missing):
+    pools = Situation(Pair("next", "eagle"), {}, 0.05, None, [], [], {"next": canary, "eagle": stable})
+    told = lacking(pools, share, Terms())
+    assert [f"{missing} missing" in one for one in told] == [True] * bool(missing)
+    assert lacking(pools, share, Terms(replicas_at_least=0)) == []
+
+
 def test_the_chance_to_err_adds_up_to_what_was_said_over_all_looks_steps_and_measures():
-    spending = Spending(0.05, STEPS, 5)
+    spending = Spending(0.05, STEPS, MEASURES)
     looks = [spending.of_look(look) for look in range(1, 10_000)]
     assert math.fsum(promotion for promotion, _ in looks) <= 0.05
-    assert math.fsum(roll_back for _, roll_back in looks) * STEPS * 5 <= 0.05
+    assert math.fsum(roll_back for _, roll_back in looks) * STEPS * MEASURES <= 0.05
     assert looks == sorted(looks, reverse=True)
 
 
 LOOKS = (1, 2, 3, 4, 6, 8)
 
 
-def first_decision(traffic, seed):
+def first_decision(traffic, seed, *, last=False):
     """What becomes of a canary that is looked at again and again."""
     blocks = traffic.blocks(6 * LOOKS[-1], seed)
     for look in LOOKS:
-        found = find(evidence(blocks[: 6 * look]), window(look), Terms(), STEPS, [])
+        found = find(evidence(blocks[: 6 * look]), window(look), Terms(), STEPS, [], last=last)
         decision, _ = decide(found)
         if decision is not Verdict.HOLD:
             return decision

@@ -31,19 +31,29 @@ class Case:
     ended_s: int = 0
     """Ago: the last scrape."""
     idle: bool = False
-    mismatches: int = 0
+    wrong: tuple[int, int] = (0, 0)
+    """Of 300 checked answers of the last hour: the canary's, and the stable pool's."""
+    replicas: int = 1
+    """Of the canary, beside four; two gateways know each."""
+    reloading: bool = False
+    """When the weights changed, workers of an instance had two versions for a while."""
     models: tuple[str, str] = ("m", "m")
     gateways_differ: bool = False
 
 
+BETTER = Traffic(speed=1.1, tau=1.1, drift=0, requests_per_s=BUSY)
 CASES = {
-    "better": Case(Traffic(speed=1.1, tau=1.1, drift=0, requests_per_s=BUSY)),
+    "better": Case(BETTER),
     "same": Case(),
     "uncertain": Case(Traffic(drift=0, requests_per_s=0.8)),
     "worse": Case(Traffic(speed=0.93, tau=0.9, drift=0, requests_per_s=BUSY)),
     "failing": Case(Traffic(errors=0.1, drift=0, requests_per_s=BUSY)),
     "absent": Case(idle=True),
-    "lossy": Case(mismatches=2),
+    "lossy": Case(wrong=(90, 1)),
+    "alike": Case(BETTER, wrong=(3, 3)),
+    "doubtful": Case(BETTER, wrong=(4, 3)),
+    "reloading": Case(BETTER, reloading=True),
+    "roomy": Case(BETTER, replicas=3),
     "fresh": Case(began_s=600),
     "stale": Case(ended_s=1800),
     "around": Case(gateways_differ=True),
@@ -85,13 +95,18 @@ def gauges(case, ago_s):
         weight = (0.05 if ago_s <= case.began_s else 0.01) if pool == "next" else 0.95
         yield "aerie_pool_info", {"pool": pool, "kind": "speculative", "version": version}, 1
         yield "aerie_pool_weight", {"pool": pool}, weight
-        yield "aerie_upstream_up", {"pool": pool, "replica": pool}, int(pool != "next" or not case.idle)
+        for number in range(case.replicas if pool == "next" else 4):
+            up = int(pool != "next" or not case.idle)
+            yield "aerie_upstream_up", {"pool": pool, "replica": str(number)}, up
+            yield "aerie_upstream_up", {"pool": pool, "replica": str(number), "instance": "two"}, up
         yield (
             "aerie_upstream_info",
             {"pool": pool, "replica": pool, "model": model, "version": "0.5.23", "tree": "3/4/8"},
             1,
         )
     yield "aerie_pool_info", {"pool": "plain", "kind": "baseline", "version": ""}, 1
+    if case.reloading and case.began_s - 180 <= ago_s <= case.began_s:
+        yield "aerie_pool_info", {"pool": "next", "kind": "speculative", "version": "v1"}, 1
     if case.gateways_differ:
         yield "aerie_pool_weight", {"pool": "next", "instance": "two"}, 0.25
         yield "aerie_pool_info", {"pool": "next", "kind": "speculative", "version": "v2", "instance": "two"}, 1
@@ -108,10 +123,10 @@ def history(case, seed):
             key = name, tuple(labels.items())
             sums[key] = sums.get(key, 0) + value / 5
             yield name, labels, ago_s, sums[key]
-        for result in ("same", "mismatch"):
-            wrong = case.mismatches if ago_s < 3600 else 0
-            value = wrong if result == "mismatch" else number
-            yield "aerie_losslessness_checks_total", {"pool": "next", "result": result}, ago_s, value
+        for pool, wrong in zip(("next", "eagle"), case.wrong, strict=True):
+            part = max(0.0, 1 - ago_s / 3600)
+            for result, count in (("same", 300 - wrong), ("mismatch", wrong), ("failed", 300)):
+                yield "aerie_losslessness_checks_total", {"pool": pool, "result": result}, ago_s, part * count
         for name, labels, value in gauges(case, ago_s):
             yield name, labels, ago_s, value
 
@@ -175,9 +190,12 @@ def judge(prometheus, capsys):
         ("same", "promote", "its speed is "),
         ("uncertain", "hold", "not yet certain of its "),
         ("worse", "roll back", "its speed is 0.9"),
-        ("failing", "roll back", "its error rate is 0."),
+        ("failing", "roll back", "its error rate is "),
         ("absent", "hold", "no replica of next answers; next finished 0 requests, fewer than 200"),
-        ("lossy", "roll back", "2 of its answers were not the target's"),
+        ("lossy", "roll back", "its mismatch rate is "),
+        ("alike", "promote", "its speed is "),
+        ("doubtful", "hold", "checked answers that were not the target's: 4 of "),
+        ("reloading", "promote", "its speed is "),
         ("fresh", "hold", "the first look at these weights is at "),
         ("stale", "hold", "series are stale: nothing of the gateways for 2"),
         ("around", "hold", "gateways differ in the pools' weights or versions: a change is going round"),
@@ -203,6 +221,7 @@ def test_the_figures_are_what_the_pools_were_given(judge):
     assert requests["canary"] / requests["stable"] == pytest.approx(0.05 / 0.95, rel=0.05)
     assert found["measures"]["error_rate"]["canary"] < 0.01
     assert found["measures"]["time_per_output_token"]["finding"] == "not measured"
+    assert found["replicas"] == {"canary": 1, "stable": 4}
 
 
 def test_more_is_asked_of_a_canary_that_is_to_be_better(judge):
@@ -242,13 +261,23 @@ def step(prometheus, tmp_path):
     ("namespace", "status", "canary", "options"),
     [
         ("better", 0, 0.25, []),
-        ("better", 0, 1.0, ["--steps", "5,100"]),
+        ("better", 3, 0.05, ["--steps", "5,50,100"]),
+        ("better", 0, 0.5, ["--steps", "5,50,100", "--replicas-at-least", "0.3"]),
+        ("roomy", 0, 0.5, ["--steps", "5,50,100"]),
+        ("better", 0, 1.0, ["--steps", "5,100", "--replicas-at-least", "0"]),
         ("uncertain", 3, 0.05, []),
         ("worse", 4, 0.0, []),
     ],
 )
 def test_a_step_writes_the_weights_that_follow_and_nothing_else(step, namespace, status, canary, options):
     assert step(namespace, 0.05, *options) == (status, {"eagle": {"weight": 1 - canary}, "next": {"weight": canary}})
+
+
+def test_replicas_that_the_next_share_lacks_are_told(step, judge, capsys):
+    assert step("better", 0.05, "--steps", "5,50,100")[0] == 3
+    told = "50% of the requests want 3 replicas beside the stable pool's 4, and 1 answer: 2 missing"
+    assert f"hold next: {told} (--replicas-at-least); its speed is 1." in capsys.readouterr().out
+    assert any(told in note for note in judge("uncertain", "--steps", "5,50,100")["notes"])
 
 
 def test_values_that_were_not_installed_are_not_stepped_on(step, capsys):
@@ -267,7 +296,7 @@ def test_values_that_were_not_installed_are_not_stepped_on(step, capsys):
             "Prometheus has no pools in namespace nowhere of the last day: does it scrape the gateways",
         ),
         ("next", "unlike", "next serves m and eagle o: different models cannot be compared"),
-        ("next", None, "the pools are in namespaces absent, around, better, "),
+        ("next", None, "the pools are in namespaces absent, alike, around, better, "),
     ],
 )
 def test_pools_that_cannot_be_judged_are_one_line(prometheus, capsys, canary, namespace, told):
