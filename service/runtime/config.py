@@ -34,6 +34,8 @@ OWNED_FLAGS = frozenset(
         "--uvicorn-access-log-exclude-prefixes",
     }
 )
+DATA_PARALLEL_FLAGS = frozenset({"--data-parallel-size", "--dp-size"})
+"""Several engines behind one address: batch sizes and GPUs would be counted as those of one."""
 ASKED_ALL_THE_TIME = ("/ready", "/health", "/v1/loads", "/metrics")
 """By gateways, kubelets and Prometheus; the access log of the rest can be read."""
 
@@ -78,6 +80,8 @@ class RuntimeConfig(BaseModel, frozen=True, extra="forbid"):
         for flag in (argument.partition("=")[0] for argument in self.extra_args):
             if flag in OWNED_FLAGS or flag.startswith("--speculative-"):
                 raise ValueError(f"extra_args: {flag} is set by Aerie from a field of its own; use that field")
+            if flag in DATA_PARALLEL_FLAGS:
+                raise ValueError(f"extra_args: {flag}: a replica is one SGLang; start more replicas instead")
         return self
 
     def _check_device(self) -> None:

@@ -21,6 +21,12 @@ PROFILES = sorted(CHART.glob("values-*.yaml"))
 VALUES = [*PROFILES, *sorted((CHART / "ci").glob("*.yaml"))]
 CPU = CHART / "values-cpu.yaml"
 H100 = CHART / "values-h100.yaml"
+AUTOSCALING = (
+    'keda.prometheusAddress="http://prometheus:9090"',
+    "monitoring.serviceMonitor.enabled=true",
+    'pools.eagle.autoscaling={"enabled": true}',
+)
+"""Of the pool `eagle`, as `sets`, and what it wants."""
 
 Object = dict[str, Any]
 Objects = tuple[Object, ...]

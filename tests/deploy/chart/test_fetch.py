@@ -35,14 +35,18 @@ class Fetch:
         (container,) = [one for one in pod.spec["initContainers"] if one["name"] == "fetch-target"]
         self.container = place(found, pod, container, folder, {})
         self.destination = Path(self.container.env["DEST"])
+        self._write("sleep", f'echo "$1" >> {folder}/waits')
         self.program(f"echo {WEIGHTS} > $DEST/model.safetensors")
 
     def program(self, does: str) -> None:
         """What the first of its two calls does."""
-        path = self.folder / "bin" / FETCHES[self.kind].split()[0]
+        name = FETCHES[self.kind].split()[0]
+        self._write(name, f'echo "{name} $*" >> {self.folder}/calls\ncase "$1" in download|copy) {does};; esac')
+
+    def _write(self, name: str, does: str) -> None:
+        path = self.folder / "bin" / name
         path.parent.mkdir(exist_ok=True)
-        script = f'#!/bin/sh\necho "{path.name} $*" >> {self.folder}/calls\ncase "$1" in download|copy) {does};; esac\n'
-        path.write_text(script)
+        path.write_text(f"#!/bin/sh\n{does}\n")
         path.chmod(0o755)
 
     def run(self) -> subprocess.CompletedProcess[str]:
@@ -52,6 +56,10 @@ class Fetch:
     @property
     def calls(self) -> list[str]:
         return (self.folder / "calls").read_text().splitlines()
+
+    @property
+    def waits(self) -> list[str]:
+        return (self.folder / "waits").read_text().split()
 
     @property
     def is_whole(self) -> bool:
@@ -94,6 +102,20 @@ def test_a_fetch_that_is_cut_off_goes_on_where_it_was(fetch: Fetch) -> None:
     assert fetch.is_whole
 
 
+def test_a_fetch_that_fails_once_is_tried_again_before_the_container_ends(fetch: Fetch) -> None:
+    fetch.program(f"test -e $DEST/half || {{ touch $DEST/half; exit 1; }}; echo {WEIGHTS} > $DEST/model.safetensors")
+    assert fetch.run().returncode == 0
+    assert fetch.is_whole
+    assert (len(fetch.waits), len(fetch.calls)) == (1, 3)
+
+
+def test_a_fetch_that_always_fails_is_given_up(fetch: Fetch) -> None:
+    fetch.program("exit 1")
+    assert fetch.run().returncode != 0
+    assert (len(fetch.waits), len(fetch.calls)) == (3, 4)
+    assert sum(map(int, fetch.waits)) <= 120
+
+
 def test_a_file_with_another_hash_is_never_served(fetch: Fetch) -> None:
     fetch.program("echo other > $DEST/model.safetensors")
     done = fetch.run()
@@ -124,7 +146,12 @@ def test_another_revision_is_another_folder(tmp_path: Path) -> None:
 def test_the_real_hf_understands_what_it_is_told(tmp_path: Path) -> None:
     """It then finds nobody at this address."""
     fetch = Fetch(tmp_path, "hub")
-    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    (fetch.folder / "bin/hf").unlink()
+    nowhere = {
+        "PATH": f"{tmp_path}/bin{os.pathsep}{fetch.container.env['PATH']}",
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
     done = Container(fetch.container.command, {**fetch.container.env, **nowhere}, tmp_path, 0).run()
     assert done.returncode == 1
     assert "No such option" not in done.stderr

@@ -12,9 +12,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+import yaml
+
+from scripts import tools
 from tests.deploy.chart.configuration import profile
 from tests.deploy.chart.pods import GATEWAY, RUNTIME, Pod, environment, of_component, pods, selects
-from tests.deploy.chart.render import H100, PROFILES, Objects, each_values, name, of_kind, rendered
+from tests.deploy.chart.render import CPU, H100, PROFILES, Objects, each_values, name, of_kind, rendered
 
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "persistentVolumeClaim"} | {
     "projected",
@@ -123,12 +127,51 @@ def test_what_is_waited_for_at_the_end_fits_into_the_grace_period(values: Path) 
 
 
 @each_values
+def test_a_container_without_a_gpu_of_its_own_sees_none(values: Path) -> None:
+    for pod in gpu_pods(rendered(values)):
+        for container in pod.containers:
+            if "nvidia.com/gpu" not in container["resources"]["limits"] and container["image"] == pod.main["image"]:
+                assert environment(container)["NVIDIA_VISIBLE_DEVICES"] == "void", container["name"]
+
+
+@pytest.mark.parametrize("major", tools.LAYERS)
+def test_a_pods_security_context_can_be_changed_field_by_field(major: int, tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    context = {"podSecurityContext": {"runAsUser": None, "fsGroup": 5}}
+    values.write_text(yaml.safe_dump({"runtime": context, "gateway": context}))
+    for pod in pods(rendered(CPU, values, major=major)):
+        given = pod.spec["securityContext"]
+        assert "runAsUser" not in given
+        assert (given["fsGroup"], given["runAsNonRoot"], given["seccompProfile"]["type"]) == (5, True, "RuntimeDefault")
+
+
+def test_containers_that_fetch_have_more_variables_and_volumes_where_values_say_so() -> None:
+    (pod,) = of_component(
+        rendered(
+            H100,
+            sets=(
+                'fetch.extraEnv=[{"name": "HF_ENDPOINT", "value": "https://hub.example.com"}]',
+                'fetch.extraVolumes=[{"name": "ca", "configMap": {"name": "ca"}}]',
+                'fetch.extraVolumeMounts=[{"name": "ca", "mountPath": "/ca"}]',
+            ),
+        ),
+        RUNTIME,
+    )
+    for container in pod.containers:
+        fetches = container["name"].startswith("fetch-")
+        assert ("HF_ENDPOINT" in environment(container)) is fetches
+        assert ("/ca" in {mount["mountPath"] for mount in container["volumeMounts"]}) is fetches
+    assert {"name": "ca", "configMap": {"name": "ca"}} in pod.spec["volumes"]
+
+
+@each_values
 def test_a_disruption_budget_is_of_one_workload_and_never_stops_a_node_from_draining(values: Path) -> None:
     found = rendered(values)
     for budget in of_kind(found, "PodDisruptionBudget"):
         spec = budget["spec"]
         chosen = [pod for pod in pods(found) if selects(spec["selector"]["matchLabels"], pod)]
         assert len({str(pod) for pod in chosen}) == 1, name(budget)
+        assert chosen == [pod for pod in pods(found) if str(pod) == str(chosen[0])], "a part of its pods"
         assert "minAvailable" not in spec, "with one replica no node could be drained"
         assert spec["maxUnavailable"] in (1, "1") or str(spec["maxUnavailable"]).endswith("%")
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.runtime.config import RuntimeConfig
-from tests.deploy.chart.render import CPU, H100, template
+from tests.deploy.chart.render import AUTOSCALING, CHART, CPU, H100, template
 
 TREE = "pools.eagle.speculation"
 EAGLE3 = '{"algorithm": "EAGLE3", "num_steps": 3, "eagle_topk": %s, "num_draft_tokens": %s}'
@@ -41,12 +41,24 @@ REFUSED = {
         "pools.eagle.runtime.profile.extra_args: --speculative-num-steps=3",
     ),
     "a flag of ours past us": ('runtime.profile.extra_args=["--tp-size=2"]', "--tp-size"),
+    "several engines in a replica": (
+        'runtime.profile.extra_args=["--dp-size=2"]',
+        "--dp-size=2: a replica is one SGLang",
+    ),
     "several GPUs on a CPU": ("runtime.profile.tp_size=2", "the CPU runtime is one process"),
     "several nodes without the operator": (
         'pools.eagle.runtime={"nodes": 2, "profile": {"device": "cuda", "tp_size": 2, "attention_backend": "fa3"}}',
         "leaderWorkerSet.enabled=true",
     ),
     "autoscaling without Prometheus": ('pools.eagle.autoscaling={"enabled": true}', "keda.prometheusAddress"),
+    "autoscaling without metrics": (
+        f"{','.join(AUTOSCALING)},monitoring.serviceMonitor.enabled=false",
+        "monitoring.serviceMonitor.enabled=true",
+    ),
+    "autoscaling by a calibration without rules": (
+        f'{",".join(AUTOSCALING)},pools.eagle.calibration.configMap="curve"',
+        "monitoring.rules.enabled=true",
+    ),
     "fewer at most than at least": (
         'pools.eagle.autoscaling={"minReplicas": 5, "maxReplicas": 2}',
         "is more than maxReplicas=2",
@@ -59,6 +71,14 @@ REFUSED = {
     "losslessness without a baseline": (
         'pools={"plain": null},gateway.losslessness={"share": 1}',
         "no pool is a baseline",
+    ),
+    "a traffic policy of nothing outside": (
+        'gateway.service.externalTrafficPolicy="Local"',
+        "gateway.service.externalTrafficPolicy: is of",
+    ),
+    "sources of a load balancer that is none": (
+        'gateway.service.loadBalancerSourceRanges=["10.0.0.0/8"]',
+        "gateway.service.type: loadBalancerClass",
     ),
     "an Ingress for nobody": ("gateway.ingress.enabled=true", "gateway.ingress.hosts: name"),
     "a route without a Gateway": ("gateway.httpRoute.enabled=true", "gateway.httpRoute.parentRefs"),
@@ -102,6 +122,34 @@ def test_a_profile_that_does_not_fit_the_gpu_is_refused(setting: str, backend: s
     done = template(H100, sets=(f"runtime.profile.attention_backend={json.dumps(backend)}", setting))
     assert done.returncode != 0, "accepted"
     assert says in done.stderr
+
+
+ONE_NODE = 'cache={"type": "pvc", "accessModes": ["ReadWriteOnce"]}'
+PINNED = 'runtime.nodeSelector={"kubernetes.io/hostname": "node-1"}'
+
+
+def test_a_volume_of_one_node_is_refused_unless_every_pool_is_pinned_to_it() -> None:
+    done = template(H100, sets=(ONE_NODE, f"pools.eagle.{PINNED}", 'pools.plain={"kind": "baseline"}'))
+    assert done.returncode != 0, "accepted"
+    assert "cache.accessModes" in done.stderr
+    assert "pools.plain.runtime.nodeSelector" in done.stderr
+    assert "pools.eagle" not in done.stderr
+    for allowed in (PINNED, 'cache.claimName="models"', 'cache.accessModes=["ReadWriteMany"]'):
+        assert template(H100, sets=(ONE_NODE, allowed)).returncode == 0, allowed
+
+
+def test_nodes_of_one_replica_do_not_each_fetch_for_themselves() -> None:
+    nodes = CHART / "ci/multi-node-values.yaml"
+    fetched = 'model.source={"type": "hub", "location": "a/b"}'
+    done = template(nodes, sets=(fetched, 'model.source.path=""'))
+    assert done.returncode != 0, "accepted"
+    assert "cache.type: with emptyDir" in done.stderr
+    assert template(nodes, sets=(fetched, 'model.source.path=""', 'cache.type="pvc"')).returncode == 0
+
+
+def test_autoscaling_may_be_fed_from_elsewhere() -> None:
+    sets = (*AUTOSCALING, "monitoring.serviceMonitor.enabled=false", "keda.externalMonitoring=true")
+    assert template(CPU, sets=sets).returncode == 0
 
 
 TREES = [

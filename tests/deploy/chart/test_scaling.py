@@ -9,7 +9,7 @@ import yaml
 
 from scripts import tools
 from service.gateway.batches import BATCH_SIZES
-from tests.deploy.chart.render import CPU, NAMESPACE, of_kind, rendered, run
+from tests.deploy.chart.render import AUTOSCALING, CPU, NAMESPACE, of_kind, rendered, run
 
 BREAK_EVEN = {1: 1.1, 2: 1.2, 4: 1.5, 8: 2.0, 16: 3.0}
 """Acceptance length at which a batch size is as fast as plain decoding."""
@@ -56,7 +56,7 @@ def series(case: Case) -> list[dict[str, str]]:
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_pool_scales_before_speculation_stops_paying(case: Case, tmp_path: Path) -> None:
     settings = json.dumps({"enabled": True, **case.settings})
-    sets = (f"pools.eagle.autoscaling={settings}", 'keda.prometheusAddress="http://prometheus:9090"')
+    sets = (*AUTOSCALING, f"pools.eagle.autoscaling={settings}")
     (scaler,) = of_kind(rendered(CPU, sets=sets), "ScaledObject")
     (trigger,) = scaler["spec"]["triggers"]
     expected = [{"labels": "{}", "value": case.needed}]
@@ -71,7 +71,6 @@ def test_a_pool_scales_before_speculation_stops_paying(case: Case, tmp_path: Pat
 
 
 def test_the_batch_sizes_that_are_tried_are_those_of_the_gateway() -> None:
-    sets = ('pools.eagle.autoscaling={"enabled": true}', 'keda.prometheusAddress="http://prometheus:9090"')
-    (scaler,) = of_kind(rendered(CPU, sets=(*sets, "runtime.profile.max_running_requests=256")), "ScaledObject")
+    (scaler,) = of_kind(rendered(CPU, sets=(*AUTOSCALING, "runtime.profile.max_running_requests=256")), "ScaledObject")
     query = scaler["spec"]["triggers"][0]["metadata"]["query"]
     assert [size for size in BATCH_SIZES if f'batch_size="{size}"' not in query] == []

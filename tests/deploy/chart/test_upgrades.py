@@ -9,6 +9,7 @@ import pytest
 
 from tests.deploy.chart.pods import RUNTIME, of_component, pods
 from tests.deploy.chart.render import (
+    AUTOSCALING,
     CHART,
     CPU,
     H100,
@@ -37,7 +38,7 @@ CHANGES = {
     "replicas": "pools.eagle.replicas=3",
     "a tree": "pools.eagle.speculation.num_draft_tokens=4",
     "an image": 'gateway.image.tag="2"',
-    "autoscaling": 'pools.eagle.autoscaling={"enabled": true},keda.prometheusAddress="http://p:9090"',
+    "autoscaling": ",".join(AUTOSCALING),
     "gateways": "gateway.replicas=5",
     "labels": 'commonLabels={"team": "a"}',
     "a policy": 'gateway.policy={"baseline_share": 0.02}',

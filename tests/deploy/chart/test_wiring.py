@@ -254,6 +254,8 @@ def test_the_network_lets_gateways_and_prometheus_reach_runtimes_and_nobody_else
             assert rule.get("from"), "everybody may come in"
             assert {port_number(runtime.main, port["port"]) for port in rule.get("ports", [])} <= {30000}
         assert rules is None or any(is_elsewhere(rule) for rule in rules), "Prometheus may not"
+        for peer in (peer for rule in rules or [] for peer in rule["from"] if "namespaceSelector" in peer):
+            assert peer["podSelector"]["matchLabels"], "a whole namespace may come in"
 
 
 def is_elsewhere(rule: Object) -> bool:

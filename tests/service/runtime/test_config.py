@@ -85,6 +85,7 @@ def test_on_cpu_sglang_is_started_through_our_kernels_and_elsewhere_by_itself() 
         ({"pp_size": 2}, "pp_size: the CPU runtime is one process; use pp_size=1"),
         ({"attention_backend": "fa3"}, "attention_backend: on CPU only intel_amx"),
         ({"extra_args": ("--port=1",)}, "extra_args: --port is set by Aerie"),
+        ({"extra_args": ("--dp-size=2",)}, "extra_args: --dp-size: a replica is one SGLang"),
         ({"extra_args": ("--speculative-num-steps", "9")}, "extra_args: --speculative-num-steps is set by Aerie"),
         ({"page_size": 16}, "page_size: a tree"),
         ({"dtype": "int4"}, "dtype: input should be 'auto'"),

@@ -11,12 +11,11 @@ fetch() {
     excludes=
     for pattern in $EXCLUDE; do excludes="$excludes --exclude $pattern"; done
     # shellcheck disable=SC2086  # patterns hold no spaces, and -f keeps them patterns
-    hf download "$@" $excludes
+    hf download "$@" $excludes || return
     hf cache verify "$@" && return
     # what is damaged counts as downloaded: once more, all of it
     # shellcheck disable=SC2086
-    hf download "$@" $excludes --force-download
-    hf cache verify "$@"
+    hf download "$@" $excludes --force-download && hf cache verify "$@"
 }
 
 place

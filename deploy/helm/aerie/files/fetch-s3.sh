@@ -6,8 +6,8 @@ set -eu
 . /scripts/place.sh
 
 fetch() {
-    rclone copy --checksum --transfers 4 "s3:${SOURCE#s3://}" "$DEST"
-    rclone check --one-way "s3:${SOURCE#s3://}" "$DEST"
+    rclone copy --checksum --transfers 4 "s3:${SOURCE#s3://}" "$DEST" &&
+        rclone check --one-way "s3:${SOURCE#s3://}" "$DEST"
 }
 
 place

@@ -68,13 +68,28 @@ app.kubernetes.io/part-of: aerie
 {{- if kindIs "string" . }}{{ . }}{{ else }}{{ toJson . }}{{ end -}}
 {{- end }}
 
+{{/* Of a podSecurityContext: what it names is in place of ours, and null leaves a field out. */}}
 {{- define "aerie.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: 10001
-runAsGroup: 10001
-fsGroup: 10001
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile: {type: RuntimeDefault}
+{{- $context := dict "runAsNonRoot" true "runAsUser" 10001 "runAsGroup" 10001 "fsGroup" 10001 "fsGroupChangePolicy" "OnRootMismatch" "seccompProfile" (dict "type" "RuntimeDefault") }}
+{{- range $field, $value := . }}
+{{- if kindIs "invalid" $value }}{{ $_ := unset $context $field }}{{ else }}{{ $_ := set $context $field $value }}{{ end }}
+{{- end }}
+{{- toYaml $context }}
+{{- end }}
+
+{{/*
+Under autoscaling a workload keeps the replicas that it has: left out, the upgrade that turns autoscaling on would make
+them 1. Where no cluster can be asked (`helm template`) they are left out. Of (root, apiVersion, kind, name, replicas,
+autoscaling).
+*/}}
+{{- define "aerie.replicas" -}}
+{{- if not .autoscaling.enabled -}}
+replicas: {{ .replicas }}
+{{- else -}}
+{{- with dig "spec" "replicas" 0 (lookup .apiVersion .kind .root.Release.Namespace .name) -}}
+replicas: {{ max (int .) (int $.autoscaling.minReplicas) }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "aerie.containerSecurity" -}}

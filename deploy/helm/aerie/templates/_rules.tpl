@@ -14,6 +14,7 @@ change. Those of a tree are service/speculation.py's and, of attention backends,
 {{- include "aerie.rules.pool" $context }}
 {{- include "aerie.rules.hardware" $context }}
 {{- include "aerie.rules.scaling" $context }}
+{{- include "aerie.rules.cache" $context }}
 {{- if eq $pool.kind "speculative" }}
 {{- include "aerie.rules.draft" $context }}
 {{- include "aerie.rules.tree" $context }}
@@ -77,6 +78,12 @@ gateway.autoscaling.minReplicas: {{ .autoscaling.minReplicas }} is more than max
 {{- if and .autoscaling.enabled (not (dig "requests" "cpu" "" .resources)) }}
 gateway.autoscaling: is a share of the requested CPU; set gateway.resources.requests.cpu
 {{- end }}
+{{- if and .service.externalTrafficPolicy (eq .service.type "ClusterIP") }}
+gateway.service.externalTrafficPolicy: is of types NodePort and LoadBalancer; leave it out
+{{- end }}
+{{- if and (or .service.loadBalancerClass .service.loadBalancerSourceRanges) (ne .service.type "LoadBalancer") }}
+gateway.service.type: loadBalancerClass and loadBalancerSourceRanges are of LoadBalancer, not of {{ .service.type }}
+{{- end }}
 {{- if and .ingress.enabled (not .ingress.hosts) }}
 gateway.ingress.hosts: name at least one host
 {{- end }}
@@ -114,6 +121,8 @@ gateway.extraEnv: {{ .name }} goes into gateway.settings, where its name is chec
 {{- range .profile.extra_args }}
 {{- if hasPrefix "--speculative-" . }}
 {{ $.at }}.runtime.profile.extra_args: {{ . }} is set from {{ $.at }}.speculation and draft; use these
+{{- else if has (. | splitList "=" | first) (splitList " " (include "aerie.dataParallelFlags" $)) }}
+{{ $.at }}.runtime.profile.extra_args: {{ . }}: a replica is one SGLang of tp_size * pp_size GPUs; use {{ $.at }}.replicas
 {{- else if has (. | splitList "=" | first) (splitList " " (include "aerie.ownedFlags" $)) }}
 {{ $.at }}.runtime.profile.extra_args: {{ . }} is set by Aerie from a value of its own; use that
 {{- end }}
@@ -125,6 +134,9 @@ gateway.extraEnv: {{ .name }} goes into gateway.settings, where its name is chec
 {{- define "aerie.ownedFlags" -}}
 --attention-backend --context-length --device --dist-init-addr --dtype --host --max-running-requests --max-total-tokens --mem-fraction-static --model-path --nnodes --node-rank --page-size --port --pp-size --served-model-name --tp-size --uvicorn-access-log-exclude-prefixes
 {{- end }}
+
+{{/* DATA_PARALLEL_FLAGS of service/runtime/config.py. */}}
+{{- define "aerie.dataParallelFlags" -}}--data-parallel-size --dp-size{{- end }}
 
 {{- define "aerie.rules.hardware" -}}
 {{- $profile := .pool.profile }}
@@ -169,8 +181,32 @@ gateway.extraEnv: {{ .name }} goes into gateway.settings, where its name is chec
 {{- if and .enabled (not $.root.Values.keda.prometheusAddress) }}
 {{ $.at }}.autoscaling: KEDA asks Prometheus; set keda.prometheusAddress
 {{- end }}
+{{- if and .enabled (not $.root.Values.keda.externalMonitoring) }}
+{{- with $.root.Values.monitoring }}
+{{- if not .serviceMonitor.enabled }}
+{{ $.at }}.autoscaling: replicas are counted from the gateways' metrics; set monitoring.serviceMonitor.enabled=true, or keda.externalMonitoring=true where something else scrapes them
+{{- end }}
+{{- if and $.pool.calibration.configMap (not .rules.enabled) }}
+{{ $.at }}.autoscaling: a calibration is read with recording rules; set monitoring.rules.enabled=true, or keda.externalMonitoring=true where another release installs them
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if gt (int .minReplicas) (int .maxReplicas) }}
 {{ $.at }}.autoscaling.minReplicas: {{ .minReplicas }} is more than maxReplicas={{ .maxReplicas }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Where fetched models are, all pods that mount it can be. */}}
+{{- define "aerie.rules.cache" -}}
+{{- if include "aerie.runtime.fetches" . }}
+{{- with .root.Values.cache }}
+{{- if and (eq .type "pvc") (not .claimName) (not (has "ReadWriteMany" .accessModes)) (not (hasKey $.pool.runtime.nodeSelector "kubernetes.io/hostname")) }}
+cache.accessModes: a volume without ReadWriteMany is attached to one node, so an update's pod on another waits for ever; name a class that has ReadWriteMany in cache.storageClassName, pin {{ $.at }}.runtime.nodeSelector with kubernetes.io/hostname, or use cache.type=emptyDir
+{{- end }}
+{{- if and (eq .type "emptyDir") (gt $.pool.nodes 1) }}
+cache.type: with emptyDir every node of a replica fetches for itself, and one that fails restarts all of them; use pvc, or a model source that is not fetched
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -25,7 +25,7 @@ spec:
   {{- with $runtime.runtimeClassName }}
   runtimeClassName: {{ . }}
   {{- end }}
-  securityContext: {{- include "aerie.podSecurity" $root | nindent 4 }}
+  securityContext: {{- include "aerie.podSecurity" $runtime.podSecurityContext | nindent 4 }}
   # notice, drain, 15 s to spare
   terminationGracePeriodSeconds: {{ add $runtime.drain.noticeSeconds $runtime.drain.timeoutSeconds 15 }}
   {{- with include "aerie.placement" (dict "settings" (include "aerie.runtime.settings" . | fromJson) "selector" (include "aerie.selectorLabels" $pool.labels)) | trim }}
@@ -51,7 +51,7 @@ spec:
         {{- range $sources }}
         - {{ include "aerie.source.place" . | quote }}
         {{- end }}
-      {{- include "aerie.runtime.container" . | trim | nindent 6 }}
+      {{- include "aerie.runtime.container" (merge (dict "noGpu" true) .) | trim | nindent 6 }}
       resources: {{- toYaml $root.Values.fetch.resources | nindent 8 }}
     {{- end }}
     - name: preflight
@@ -78,7 +78,8 @@ spec:
         - {name: http, containerPort: {{ include "aerie.runtime.port" $root }}}
       {{- include "aerie.runtime.probes" . | trim | nindent 6 }}
       lifecycle:
-        # DNS and the gateway forget the pod, which serves on; then SIGTERM, and SGLang finishes what it has
+        # DNS and the gateway forget the pod, which serves on; then SIGTERM, and SGLang finishes what it has. Of a
+        # pool's last pod the gateway keeps the address, until /ready answers 503.
         preStop: {sleep: {seconds: {{ $runtime.drain.noticeSeconds }}}}
       resources: {{- include "aerie.runtime.resources" . | nindent 8 }}
   volumes:
@@ -127,6 +128,9 @@ env:
   # /health would generate a token and wait for it
   - {name: SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION, value: "0"}
   {{- with .pool.runtime.extraEnv }}{{ toYaml . | nindent 2 }}{{ end }}
+  {{- if .noGpu }}
+  {{- include "aerie.runtime.noGpu" . | trim | nindent 2 }}
+  {{- end }}
 securityContext: {{- include "aerie.containerSecurity" .root | nindent 2 }}
 volumeMounts:
   - {name: profile, mountPath: /etc/aerie/runtime, readOnly: true}
@@ -142,6 +146,11 @@ volumeMounts:
   - {name: models, mountPath: /models/cache, readOnly: true}
   {{- end }}
   {{- with .pool.runtime.extraVolumeMounts }}{{ toYaml . | nindent 2 }}{{ end }}
+{{- end }}
+
+{{/* The image asks NVIDIA's runtime for all GPUs, and gets them where a pod has requested none. */}}
+{{- define "aerie.runtime.noGpu" -}}
+- {name: NVIDIA_VISIBLE_DEVICES, value: void}
 {{- end }}
 
 {{/* Not empty where something is fetched. */}}
@@ -168,6 +177,7 @@ volumeMounts:
     - name: SUMS
       value: {{ include "aerie.source.sums" .source | quote }}
     {{- if eq .source.type "hub" }}
+    {{- include "aerie.runtime.noGpu" . | trim | nindent 4 }}
     - {name: REVISION, value: {{ .source.revision | default "" | quote }}}
     - {name: EXCLUDE, value: {{ join " " .root.Values.fetch.exclude | quote }}}
     {{- if .source.secretName }}
@@ -187,6 +197,7 @@ volumeMounts:
     - {name: AWS_SHARED_CREDENTIALS_FILE, value: /secrets/credentials}
     {{- end }}
     {{- end }}
+    {{- with .root.Values.fetch.extraEnv }}{{ toYaml . | nindent 4 }}{{ end }}
   resources: {{- toYaml .root.Values.fetch.resources | nindent 4 }}
   securityContext: {{- include "aerie.containerSecurity" .root | nindent 4 }}
   volumeMounts:
@@ -196,6 +207,7 @@ volumeMounts:
     {{- if .source.secretName }}
     - {name: {{ .role }}-secret, mountPath: /secrets, readOnly: true}
     {{- end }}
+    {{- with .root.Values.fetch.extraVolumeMounts }}{{ toYaml . | nindent 4 }}{{ end }}
 {{- end }}
 
 {{/* As sha256sum reads them. */}}
@@ -266,11 +278,14 @@ readinessProbe:
   {{- if eq .type "pvc" }}
   persistentVolumeClaim: {claimName: {{ .claimName | default (printf "%s-models" (include "aerie.fullname" $root)) }}}
   {{- else if eq .type "hostPath" }}
-  hostPath: {path: {{ .hostPath }}, type: DirectoryOrCreate}
+  hostPath: {path: {{ .hostPath }}, type: Directory}
   {{- else }}
   emptyDir: {sizeLimit: {{ .size }}}
   {{- end }}
   {{- end }}
+{{- with $root.Values.fetch.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 {{- with .pool.runtime.extraVolumes }}
 {{ toYaml . }}
