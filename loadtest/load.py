@@ -129,9 +129,8 @@ def _say_what_is_cut(shape: Shape, say: Say) -> None:
     if shape.rate_per_s is not None and shape.requests != sys.maxsize:
         last_s = shape.ramp_s + shape.requests / shape.rate_per_s
     if last_s is not None and last_s > shape.time_limit_s:
-        say(
-            f"{shape.label}: lasts about {last_s:.0f} s, and nothing is sent after {shape.time_limit_s:.0f} (--time-limit)"
-        )
+        limit = f"nothing is sent after {shape.time_limit_s:.0f} s (--time-limit)"
+        say(f"{shape.label}: would last about {last_s:.0f} s, and {limit}")
 
 
 class _Load:

@@ -191,7 +191,19 @@ def test_a_trace_says_when(tmp_path, capsys):
     trace.write_text('{"at_s": 0}\n{"at_s": 0.01}\n{"at_s": 0.02}\n')
     with served(ScriptedRuntime()) as runtime:
         assert load(runtime, "--trace", trace) == 0
-    assert "trace: 3 of 3 requests answered" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "trace: 3 of 3 requests answered" in said.out
+    assert "would last" not in said.err
+
+
+def test_a_trace_is_sent_whole_and_what_a_limit_cuts_is_said(tmp_path, capsys):
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text("".join(f'{{"at_s": {at / 1000}}}\n' for at in range(120)) + '{"at_s": 90}\n')
+    with served(ScriptedRuntime()) as runtime:
+        assert load(runtime, "--trace", trace, "--time-limit", "1") == 0
+    said = capsys.readouterr()
+    assert "trace: 120 of 120 requests answered" in said.out
+    assert "trace: would last about 90 s, and nothing is sent after 1 s" in said.err
 
 
 @pytest.mark.parametrize(
