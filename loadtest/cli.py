@@ -11,6 +11,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from loadtest.commands import calibrate, compare, load, paper, plan, prompts, report, tune
 from loadtest.commands.terminal import INTERRUPTED
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.check_options(options)
     command: Callable[[argparse.Namespace, Sequence[str]], int] = options.command
     _raise_descriptor_limit()
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    before = _interruptible()
     try:
         return command(options, ["aerie-bench", *given])
     except BenchError as failure:
@@ -45,7 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("aerie-bench: interrupted; nothing more was written", file=sys.stderr)
         return INTERRUPTED
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interruptible() -> dict[int, Any]:
+    """SIGTERM does what Ctrl-C does, also where a shell that starts us in the background has Ctrl-C ignored."""
+    ours = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: lambda *_: signal.raise_signal(signal.SIGINT),
+    }
+    return {number: signal.signal(number, handler) for number, handler in ours.items()}
 
 
 def _raise_descriptor_limit() -> None:

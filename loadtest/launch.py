@@ -12,6 +12,7 @@ import.
 import asyncio
 import ctypes
 import os
+import random
 import shlex
 import shutil
 import signal
@@ -19,7 +20,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -139,7 +140,9 @@ def program() -> str:
 
 
 def _free_port() -> int:
-    with socket.socket() as candidate:
-        candidate.bind(("127.0.0.1", 0))
-        port: int = candidate.getsockname()[1]
-        return port
+    """Below those that Linux gives to outgoing connections: a runtime binds it a minute later."""
+    for port in random.sample(range(20_000, 32_768), 100):
+        with socket.socket() as candidate, suppress(OSError):
+            candidate.bind(("127.0.0.1", port))
+            return port
+    raise EndpointError("no free port found to start a runtime on")

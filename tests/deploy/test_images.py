@@ -1,7 +1,6 @@
 """The Dockerfile: linted by hadolint, read by BuildKit's parser, and its gateway built and run step by step."""
 
 import re
-import socket
 import subprocess
 import sys
 import tomllib
@@ -14,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.deploy.stages import DOCKERFILE, ROOT, WORK, Build, Stage, impossible, indexes, stages
+from tests.e2e.servers import free_port
 
 BASE_BYTES = 130_000_000
 """Of python:3.11-slim, at most; what its users tell is 121 to 130 MB. Docker is not here to ask."""
@@ -92,13 +92,6 @@ def test_the_gpu_image_adds_what_the_gateway_needs_and_sglang_does_not_bring() -
     (step,) = (step for step in instructions(stages()["runtime"], "RUN") if "grep" in step.value[0])
     (names,) = re.findall(r"\^\(([^)]*)\)==", step.value[0])
     assert set(names.split("|")) == pins("gateway.txt").keys() - needs("sglang", set())
-
-
-def free_port() -> int:
-    with socket.socket() as candidate:
-        candidate.bind(("127.0.0.1", 0))
-        port: int = candidate.getsockname()[1]
-        return port
 
 
 def served(build: Build, stage: Stage) -> list[str]:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -37,11 +38,15 @@ def chatml(prompt: str) -> str:
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as candidate:
-        candidate.bind(("127.0.0.1", 0))
-        port: int = candidate.getsockname()[1]
-        return port
+    """A port nobody has.
+
+    Below those that Linux gives to outgoing connections: a server that binds a minute later shall still find it free.
+    """
+    for port in random.sample(range(20_000, 32_768), 100):
+        with socket.socket() as candidate, contextlib.suppress(OSError):
+            candidate.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port found")
 
 
 class Server:

@@ -16,6 +16,8 @@ from tests.loadtest.scripted_runtime import HOLD, ScriptedRuntime, chunk, served
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["--batch-sizes", "1,2", "--rounds", "2", "--passes", "1", "--max-tokens", "8", "--same-text", "1"]
+IN_THE_BACKGROUND = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+"""As a shell without job control starts a command: Ctrl-C is not for it."""
 QUICK += ["--hardware", "A machine", "--allow-noise"]
 
 
@@ -232,7 +234,8 @@ def test_an_interrupt_before_the_first_cell_leaves_an_earlier_file(tmp_path):
     plain = ScriptedRuntime(pieces=[chunk("a"), HOLD])
     with served(speculative(), plain) as (drafting, _):
         command = [sys.executable, "-m", "loadtest.cli", "compare", "--a", drafting.url, "--b", plain.url, *QUICK]
-        process = subprocess.Popen([*command, "--output", str(path)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        command = [*IN_THE_BACKGROUND, *command, "--output", str(path)]
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         while not any(isinstance(body, dict) and body.get("stream") for body in plain.asked):
             assert process.poll() is None
         process.terminate()
