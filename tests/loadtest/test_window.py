@@ -91,7 +91,7 @@ def test_answers_of_one_token_cannot_time_decoding():
 
 
 def run_of(requests, start_s, end_s):
-    return Run(tuple(requests), 1, start_s, end_s, cpu_s=0.5, wall_s=10.0)
+    return Run(tuple(requests), 1, start_s, end_s, cpu_s=0.5, wall_s=10.0, timed_out=False)
 
 
 def test_figures_of_a_run():
