@@ -41,16 +41,23 @@ def judge(answer: str, text: str, tokens: Sequence[Token]) -> Verdict | None:
     """One answer against the reference's text and its tokens; None where half characters hide which token is which."""
     if answer == text:
         return "same"
-    at = 0
+    at, seen = 0, list[tuple[int, Token]]()
     for token in tokens:
         if _HALF_CHARACTER in token.text:
             return None
+        seen.append((at, token))
         if not answer.startswith(token.text, at):
-            rest = answer[at:]
-            near = (other for other, logprob in token.alternatives if token.logprob - logprob <= EPSILON)
-            return "alike" if any(_goes_on(rest, other) for other in near if other != token.text) else "different"
+            return "alike" if any(_nearly_led(answer, start, each, at) for start, each in seen) else "different"
         at += len(token.text)
     return "different"
+
+
+def _nearly_led(answer: str, start: int, token: Token, parted: int) -> bool:
+    """Whether another token, nearly as likely there, leads past where the texts part: it may begin as this one does."""
+    others = (text for text, logprob in token.alternatives if token.logprob - logprob <= EPSILON)
+    return any(
+        _goes_on(answer[start:], other) and start + len(other) > parted for other in others if other != token.text
+    )
 
 
 def _goes_on(rest: str, token: str) -> bool:
