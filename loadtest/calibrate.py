@@ -62,11 +62,10 @@ async def calibrate(plan: Plan, argv: Sequence[str], say: Say, *, api_key: str |
     """
     files.require_writable(plan.output)
     prompts = load(plan.prompts)
-    shared = ("--profile", plan.profile) if plan.profile else ()
     async with AsyncExitStack() as stack:
 
         async def enter(text: str) -> Client:
-            url = await stack.enter_async_context(started(Endpoint.parse(text), shared, say))
+            url = await stack.enter_async_context(started(Endpoint.parse(text), plan.profile, say))
             return await stack.enter_async_context(Client(url, api_key=api_key, timeout_s=plan.timeout_s))
 
         baseline = await enter(plan.baseline)

@@ -108,8 +108,7 @@ def _tasks(paths: Sequence[Path]) -> list[PromptSet]:
 
 async def _pair(plan: Plan, stack: AsyncExitStack, say: Say, api_key: str | None) -> Pair:
     endpoints = [Endpoint.parse(text) for text in (plan.a, plan.b)]
-    shared = ("--profile", plan.profile) if plan.profile else ()
-    urls = [await stack.enter_async_context(started(endpoint, shared, say)) for endpoint in endpoints]
+    urls = [await stack.enter_async_context(started(endpoint, plan.profile, say)) for endpoint in endpoints]
     clients = [await stack.enter_async_context(Client(url, api_key=api_key, timeout_s=plan.timeout_s)) for url in urls]
     model = choose_model(clients[1].url, await served_by(clients[1]), plan.model)
     runtimes = [await _described(client, model, plan.batch_sizes) for client in clients]
@@ -198,14 +197,14 @@ class _Comparing:
             interrupted = True
         if not self._cells and failure is not None:
             raise failure
-        partial = interrupted or failure is not None
-        self._write(partial=partial)
-        return Outcome(self._comparison(partial=partial), failure, interrupted)
+        return Outcome(self._told(partial=interrupted or failure is not None), failure, interrupted)
 
-    def _write(self, *, partial: bool) -> None:
-        """After every cell, so that whatever ends this process leaves what was measured."""
+    def _told(self, *, partial: bool) -> Comparison:
+        """What there is; written too after every cell, so that whatever ends this process leaves it."""
+        comparison = self._comparison(partial=partial)
         if self._plan.output and self._cells:
-            self._comparison(partial=partial).write(self._plan.output)
+            comparison.write(self._plan.output)
+        return comparison
 
     async def _measure(self) -> None:
         plan, (ours, reference) = self._plan, self._pair.sides
@@ -220,7 +219,7 @@ class _Comparing:
             for task in self._tasks:
                 a, b = await measurement.at(batch_size, task)
                 self._cells.append(self._cell(task.task, a, b))
-                self._write(partial=True)
+                self._told(partial=True)
 
     def _keep(self, turn: Round) -> None:
         for request in turn.requests:

@@ -67,8 +67,8 @@ class Endpoint:
 
 
 @asynccontextmanager
-async def started(endpoint: Endpoint, shared: Sequence[str], say: Say) -> AsyncIterator[str]:
-    """Its URL; a runtime that was started here, with the shared options too, is ended afterwards.
+async def started(endpoint: Endpoint, profile: str | None, say: Say) -> AsyncIterator[str]:
+    """Its URL; a runtime that was started here, with this profile or its own default, is ended afterwards.
 
     Raises:
         EndpointError: the runtime cannot be started, or never gets ready (it bounds that itself, by its profile).
@@ -77,7 +77,7 @@ async def started(endpoint: Endpoint, shared: Sequence[str], say: Say) -> AsyncI
         yield endpoint.text
         return
     port = _free_port()
-    command = [program(), "runtime", "--runtime-port", str(port), *shared, *endpoint.options]
+    command = [program(), "runtime", "--runtime-port", str(port), *profile_options(profile), *endpoint.options]
     with tempfile.NamedTemporaryFile(prefix="aerie-bench-", suffix=".log") as log:
         say(f"starting aerie {shlex.join(command[1:])}")
         process = await asyncio.create_subprocess_exec(
@@ -94,6 +94,11 @@ async def started(endpoint: Endpoint, shared: Sequence[str], say: Say) -> AsyncI
             yield url
         finally:
             await _end(process)
+
+
+def profile_options(profile: str | None) -> Sequence[str]:
+    """Of `aerie runtime` and `aerie check`; None: their default."""
+    return ("--profile", profile) if profile else ()
 
 
 def _die_with_parent() -> None:

@@ -95,8 +95,7 @@ async def repeat(plan: Plan, argv: Sequence[str], say: Say, *, api_key: str | No
     chosen = methods(plan.profile, plan.further, plan.only)
     done = _earlier(plan)
     async with AsyncExitStack() as stack:
-        shared = ("--profile", plan.profile) if plan.profile else ()
-        baseline = await stack.enter_async_context(started(Endpoint.parse(plan.baseline), shared, say))
+        baseline = await stack.enter_async_context(started(Endpoint.parse(plan.baseline), plan.profile, say))
         for step in steps(plan, chosen):
             if _measured(step, done, plan.output):
                 say(f"{step.name}, {step.method}, temperature {step.temperature:g}: was measured before")

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from loadtest.errors import EndpointError
-from loadtest.launch import program
+from loadtest.launch import profile_options, program
 from loadtest.tree import Tree
 from loadtest.tuning.result import Tuning
 
@@ -27,7 +27,7 @@ def settings(profile: str | None) -> dict[str, Any]:
     Raises:
         EndpointError: it cannot be used here; the sentence is `aerie check`'s.
     """
-    command = [program(), "check", *(("--profile", profile) if profile else ())]
+    command = [program(), "check", *profile_options(profile)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise EndpointError(done.stderr.strip() or f"`aerie check` ended with status {done.returncode}")

@@ -117,9 +117,8 @@ async def bench(setup: Setup, say: Say) -> AsyncIterator[Bench]:
 
 @asynccontextmanager
 async def _runtime(setup: Setup, options: str, say: Say) -> AsyncIterator[Client]:
-    shared = ("--profile", setup.profile) if setup.profile else ()
     async with (
-        started(Endpoint.parse(options), shared, say) as url,
+        started(Endpoint.parse(options), setup.profile, say) as url,
         Client(url, api_key=setup.api_key, timeout_s=setup.timeout_s) as client,
     ):
         yield client

@@ -40,9 +40,9 @@ def program(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(text, shared=(), within=lambda url: None):
+def run(text, profile=None, within=lambda url: None):
     async def measure():
-        async with started(Endpoint.parse(text), shared, lambda line: None) as url:
+        async with started(Endpoint.parse(text), profile, lambda line: None) as url:
             within(url)
             return url
 
@@ -50,9 +50,7 @@ def run(text, shared=(), within=lambda url: None):
 
 
 def test_a_runtime_is_ready_within_the_block_and_ended_after_it(program):
-    url = run(
-        "speculation --num-steps 2", ["--profile", "h100"], lambda url: httpx.get(f"{url}/ready").raise_for_status()
-    )
+    url = run("speculation --num-steps 2", "h100", lambda url: httpx.get(f"{url}/ready").raise_for_status())
     argv = (program / "argv").read_text()
     assert argv == f"runtime --runtime-port {url.rpartition(':')[2]} --profile h100 --num-steps 2"
     assert (program / "ended").read_text() == "by itself"

@@ -33,7 +33,7 @@ def started_sides():
     with served(speculative(), ScriptedRuntime()) as (drafting, plain), pytest.MonkeyPatch.context() as patch:
 
         @asynccontextmanager
-        async def started(endpoint, shared, say):
+        async def started(endpoint, profile, say):
             asked.append(endpoint.text)
             yield plain.url if endpoint.text in ("baseline", plain.url) else drafting.url
 

@@ -37,7 +37,7 @@ def place(tmp_path, monkeypatch):
     started = []
 
     @asynccontextmanager
-    async def start(endpoint, shared, say):
+    async def start(endpoint, profile, say):
         words = shlex.split(endpoint.text)
         started.append(endpoint.text)
         if words[0] == "baseline":
