@@ -27,8 +27,13 @@ SOURCES = Path(__file__).parent / "csrc"
 # comparison become a mask. None of them changes a value, an infinity or a NaN, which -ffast-math would: attention needs
 # exp(-inf) and a NaN logit must stay visible.
 KERNEL_FLAGS = ["-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
-COMMON_FLAGS = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wall"]
-X86_VARIANTS = {"baseline": ["-march=x86-64"], "avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4"]}
+COMMON_FLAGS = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
+X86_VARIANTS = {
+    "baseline": ["-march=x86-64"],
+    "avx2": ["-march=x86-64-v3"],
+    "avx512": ["-march=x86-64-v4"],
+    "avx512_bf16": ["-march=x86-64-v4", "-mavx512bf16"],
+}
 OTHER_VARIANTS: dict[str, list[str]] = {"baseline": []}
 
 

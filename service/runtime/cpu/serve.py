@@ -24,13 +24,21 @@ ENVIRONMENT = {
     # libgomp's threads spin by default: with anything else on the same cores each parallel region then waits out a
     # scheduler time slice (8 ms measured instead of 0.13). Read when torch is first imported.
     "OMP_WAIT_POLICY": "PASSIVE",
+    # Some 40 us of spinning: a decoding step has 200 regions, microseconds apart, and asleep each costs a wake-up more.
+    "GOMP_SPINCOUNT": "3000",
     # Compiling costs 20 s at the first EAGLE request, and inductor wants triton.
     "TORCHDYNAMO_DISABLE": "1",
     # /health must not wait for a generated token behind a long prefill.
     "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0",
 }
 
-DEFAULT_FLAGS = {"--device": "cpu", "--attention-backend": "intel_amx", "--sampling-backend": "pytorch"}
+DEFAULT_FLAGS = {
+    "--device": "cpu",
+    "--attention-backend": "intel_amx",
+    "--sampling-backend": "pytorch",
+    # There are none; --speculative-adaptive would try to capture them for every chain length, and fail.
+    "--cuda-graph-backend-decode": "disabled",
+}
 
 LIMITS = "Aerie's CPU runtime serves dense float32 or bfloat16 models with tp_size=1; use a GPU profile"
 
@@ -45,7 +53,7 @@ def prepare_process() -> None:
         os.environ.setdefault(name, value)
     if str(HERE) not in sys.path:
         sys.path.insert(0, str(HERE))  # where `import sgl_kernel` finds ours
-    from service.runtime.cpu import door, sampling, stubs
+    from service.runtime.cpu import door, head, sampling, stubs
 
     stubs.install()
     import torch
@@ -55,6 +63,7 @@ def prepare_process() -> None:
     torch.cpu._is_amx_tile_supported = lambda: True
     sampling.register()
     door.register()
+    head.register()
 
 
 # Flags of which only some values can be served, with all their spellings.
@@ -76,8 +85,8 @@ ALLOWED: dict[tuple[str, ...], frozenset[str]] = {
 
 # Flags that would start and then fail, or quietly mean something else.
 REFUSED = {
-    "--speculative-adaptive": "it crashes SGLang 0.5.23 without a GPU",
     "--speculative-use-rejection-sampling": "verification on CPU is exact without it",
+    "--speculative-token-map": "it would cut the draft's head out of packed weights",
     "--enable-torch-compile": "it needs a GPU toolchain",
     "--enable-lora": "it needs GPU kernels",
     "--enable-deterministic-inference": "a request's seed is always honoured on CPU",

@@ -1,20 +1,43 @@
 // Attention over a paged KV cache, for a few queries of one request at a time.
 //
-// Each K and V row is converted to float once and used by all queries of the block and all query heads of the KV head:
-// at decode that is the GQA group, at verification group * num_draft_tokens.
+// Each K and V row is read once and used by all queries of the block and all query heads of the KV head: at decode that
+// is the GQA group, at verification group * num_draft_tokens. Keys are taken 16 at a time, as a panel.
 #pragma once
-#include "scalar.h"
+#include "panel.h"
 
 namespace aerie::AERIE_ISA {
 
-static inline bool visible(const Query& query, int64_t key) {
-  return key >= query.from && key < query.to &&
-         (!query.tree_mask || key < query.prefix || query.tree_mask[key - query.prefix]);
+// Products of the rows of q with all keys, scaled and capped: scores [rows, row_size], of which `keys` are written.
+template <typename T>
+static void score_keys(const AttentionArgs<T>& a, const T* q, int64_t rows, T* panel, float* scores, int64_t row_size,
+                       const int32_t* slots, int64_t keys) {
+  for (int64_t first = 0; first < keys; first += panel_width) {
+    const T* key[panel_width];
+    for (int64_t i = 0; i < panel_width; ++i)  // the last panel is filled up with the last key
+      key[i] = a.k_cache + int64_t(slots[first + i < keys ? first + i : keys - 1]) * a.k_slot_stride;
+    pack_panel(key, a.head_size, panel);
+    multiply_panels<1>(rows, q, a.head_size, panel, a.head_size, [&](int64_t row, int v, Floats products) {
+      store_vector(scores + row * row_size + first + v * lanes, products * a.scale);
+    });
+  }
+  if (a.logit_cap > 0.f)
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t i = row * row_size; i < row * row_size + keys; ++i) scores[i] = a.logit_cap * tanhf(scores[i] / a.logit_cap);
+}
+
+// -inf for the keys begin .. begin + keys that the query does not see.
+static void hide_keys(const Query& query, float* scores, int64_t begin, int64_t keys) {
+  for (int64_t key = begin; key < query.from; ++key) scores[key - begin] = -INFINITY;
+  for (int64_t key = query.to; key < begin + keys; ++key) scores[key - begin] = -INFINITY;
+  if (!query.tree_mask) return;
+  for (int64_t key = query.prefix > begin ? query.prefix : begin; key < query.to; ++key)
+    if (!query.tree_mask[key - query.prefix]) scores[key - begin] = -INFINITY;
 }
 
 // scores[keys] of one query and head -> weights; returns their sum. Hidden keys have a score of -inf and weight 0.
 static float softmax_in_place(float* scores, int64_t keys) {
   float top = -INFINITY, sum = 0.f;
+#pragma omp simd reduction(max : top)
   for (int64_t i = 0; i < keys; ++i) top = scores[i] > top ? scores[i] : top;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < keys; ++i) {
@@ -25,28 +48,35 @@ static float softmax_in_place(float* scores, int64_t keys) {
   return sum;
 }
 
-template <typename T>
-static void score_keys(const AttentionArgs<T>& a, const float* q, float* row, float* scores, int64_t begin, int64_t keys) {
-  for (int64_t j = 0; j < keys; ++j) {
-    load_row(a.k_cache + int64_t(a.queries[0].slots[begin + j]) * a.k_slot_stride, row, a.head_size);
-    for (int64_t i = 0; i < a.count; ++i) {
-      const bool seen = visible(a.queries[i], begin + j);
-      for (int64_t h = i * a.group; h < (i + 1) * a.group; ++h) {
-        const float score = seen ? dot(q + h * a.head_size, row, a.head_size) : -INFINITY;
-        scores[h * keys + j] = a.logit_cap > 0.f ? a.logit_cap * tanhf(score / a.logit_cap) : score;
-        if (!seen) scores[h * keys + j] = -INFINITY;
-      }
-    }
-  }
+// acc[vectors * lanes] += weights[count] @ values ([count, row_size]). A hidden key must not contribute even if its
+// values are inf or NaN (stale cache contents).
+template <int vectors>
+static inline void mix_columns(float* acc, const float* values, int64_t row_size, const float* weights, int64_t count) {
+  Floats sums[vectors];
+  for (int v = 0; v < vectors; ++v) sums[v] = load_vector<Floats>(acc + v * lanes);
+  for (int64_t i = 0; i < count; ++i)
+    if (weights[i] != 0.f)
+      for (int v = 0; v < vectors; ++v) sums[v] += weights[i] * load_vector<Floats>(values + i * row_size + v * lanes);
+  for (int v = 0; v < vectors; ++v) store_vector(acc + v * lanes, sums[v]);
 }
 
+// acc [rows, head_size] += weights [rows, row_size] @ the values of all keys, as many of them at a time as a panel has.
 template <typename T>
-static void mix_values(const AttentionArgs<T>& a, float* acc, float* row, const float* weights, int64_t begin, int64_t keys) {
-  for (int64_t j = 0; j < keys; ++j) {
-    load_row(a.v_cache + int64_t(a.queries[0].slots[begin + j]) * a.v_slot_stride, row, a.head_size);
-    for (int64_t h = 0; h < a.count * a.group; ++h) {
-      // A hidden key must not contribute even if its V row is inf or NaN (stale cache contents).
-      if (weights[h * keys + j] != 0.f) add_scaled(acc + h * a.head_size, row, weights[h * keys + j], a.head_size);
+static void mix_values(const AttentionArgs<T>& a, float* acc, int64_t rows, float* values, const float* weights, int64_t row_size,
+                       const int32_t* slots, int64_t keys) {
+  const int64_t size = a.head_size;
+  for (int64_t first = 0; first < keys; first += panel_width) {
+    const int64_t count = keys - first < panel_width ? keys - first : panel_width;
+    for (int64_t i = 0; i < count; ++i) load_row(a.v_cache + int64_t(slots[first + i]) * a.v_slot_stride, values + i * size, size);
+    for (int64_t row = 0; row < rows; ++row) {
+      const float* weight = weights + row * row_size + first;
+      float* sums = acc + row * size;
+      int64_t column = 0;
+      for (; column + 4 * lanes <= size; column += 4 * lanes) mix_columns<4>(sums + column, values + column, size, weight, count);
+      for (; column + lanes <= size; column += lanes) mix_columns<1>(sums + column, values + column, size, weight, count);
+      for (; column < size; ++column)
+        for (int64_t i = 0; i < count; ++i)
+          if (weight[i] != 0.f) sums[column] += weight[i] * values[i * size + column];
     }
   }
 }
@@ -58,23 +88,29 @@ static void attention(const AttentionArgs<T>& a) {
     begin = a.queries[i].from < begin ? a.queries[i].from : begin;
     end = a.queries[i].to > end ? a.queries[i].to : end;
   }
-  const int64_t keys = end - begin, rows = a.count * a.group, size = rows * a.head_size;
-  float* row = a.scratch;          // [head_size]
-  float* q = row + a.head_size;    // [rows, head_size], scaled
-  float* acc = q + size;           // [rows, head_size]
-  float* scores = acc + size;      // [rows, keys]
-  float* sums = scores + rows * keys;  // [rows]
-  for (int64_t h = 0; h < rows; ++h) {
-    const T* in = a.q + a.queries[h / a.group].token * a.q_token_stride + h % a.group * a.q_head_stride;
-    for (int64_t d = 0; d < a.head_size; ++d) q[h * a.head_size + d] = load(in + d) * a.scale;
+  const int64_t keys = end - begin, rows = a.count * a.group, size = a.head_size, row_size = padded(keys);
+  const int32_t* slots = a.queries[0].slots + begin;
+  float* block = a.scratch;                       // 16 keys (as T) or values: [16, head_size]
+  float* acc = block + panel_width * size;        // [rows, head_size]
+  float* scores = acc + rows * size;              // [rows, row_size]
+  T* q = reinterpret_cast<T*>(scores + rows * row_size);  // [rows, head_size]
+  for (int64_t row = 0; row < rows; ++row) {
+    const T* in = a.q + a.queries[row / a.group].token * a.q_token_stride + row % a.group * a.q_head_stride;
+    for (int64_t i = 0; i < size; ++i) q[row * size + i] = in[i];
   }
-  score_keys(a, q, row, scores, begin, keys);
-  for (int64_t h = 0; h < rows; ++h) sums[h] = softmax_in_place(scores + h * keys, keys);
-  for (int64_t i = 0; i < size; ++i) acc[i] = 0.f;
-  mix_values(a, acc, row, scores, begin, keys);
-  for (int64_t h = 0; h < rows; ++h) {
-    T* out = a.out + a.queries[h / a.group].token * a.out_token_stride + h % a.group * a.out_head_stride;
-    for (int64_t d = 0; d < a.head_size; ++d) store(out + d, acc[h * a.head_size + d] / sums[h]);
+  score_keys(a, q, rows, reinterpret_cast<T*>(block), scores, row_size, slots, keys);
+  for (int64_t i = 0; i < rows * size; ++i) acc[i] = 0.f;
+  for (int64_t row = 0; row < rows; ++row) hide_keys(a.queries[row / a.group], scores + row * row_size, begin, keys);
+  for (int64_t row = 0; row < rows; ++row) {
+    // Divided out here rather than at the end: weights of one row sum to 1 whatever the keys' number.
+    float* weights = scores + row * row_size;
+    const float share = 1.f / softmax_in_place(weights, keys);
+    for (int64_t i = 0; i < keys; ++i) weights[i] *= share;
+  }
+  mix_values(a, acc, rows, block, scores, row_size, slots, keys);
+  for (int64_t row = 0; row < rows; ++row) {
+    T* out = a.out + a.queries[row / a.group].token * a.out_token_stride + row % a.group * a.out_head_stride;
+    for (int64_t i = 0; i < size; ++i) store(out + i, acc[row * size + i]);
   }
 }
 

@@ -7,6 +7,7 @@
 #include <torch/library.h>
 
 #include <cstring>
+#include <memory>
 #include <tuple>
 #include <vector>
 
@@ -67,8 +68,32 @@ Tensor silu_and_mul(const Tensor& input) {
   return out;
 }
 
-Tensor packed_linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool) {
-  return bias ? at::linear(x, weight, bias->to(x.scalar_type())) : at::linear(x, weight);
+// Whether convert_weight_packed packs a weight of this shape and dtype; others are kept as they are.
+bool is_packed(const Tensor& weight) {
+  return weight.dim() == 2 && weight.scalar_type() == at::kBFloat16 && weight.size(0) % panel_width == 0 && weight.size(1) % 2 == 0;
+}
+
+Tensor pack_weight(const Tensor& weight) {
+  if (!is_packed(weight)) return weight.clone();
+  const int64_t out = weight.size(0), in = weight.size(1);
+  return weight.reshape({out / panel_width, panel_width, in / 2, 2}).transpose(1, 2).contiguous().view({out, in});
+}
+
+Tensor packed_linear(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, bool) {
+  const char* op = "weight_packed_linear";
+  if (!is_packed(weight)) return at::linear(input, weight, bias ? OptionalTensor(bias->to(input.scalar_type())) : bias);
+  check_same_dtype(op, input, weight);
+  TORCH_CHECK(input.dim() == 2 && input.size(1) == weight.size(1) && weight.is_contiguous(), op, ": input ", input.sizes(),
+              " for weight ", weight.sizes());
+  const Tensor x = input.stride(1) == 1 ? input : input.contiguous(), offset = bias ? bias->to(at::kFloat).contiguous() : Tensor();
+  TORCH_CHECK(!bias || offset.numel() == weight.size(0), op, ": bias ", offset.sizes(), " for weight ", weight.sizes());
+  Tensor out = at::empty({x.size(0), weight.size(0)}, x.options());
+  const LinearArgs args{data<bf16>(x), data<bf16>(weight), bias ? data<float>(offset) : nullptr, data<bf16>(out),
+                        x.size(0), x.size(1), x.stride(0), weight.size(0)};
+  at::parallel_for(0, weight.size(0) / panel_width, grain(panel_width * x.size(1)), [&](int64_t first, int64_t last) {
+    kernels().linear(args, first, last);
+  });
+  return out;
 }
 
 // ---- rotary ----------------------------------------------------------------------------------------------------
@@ -151,9 +176,9 @@ void copy_slots(const Tensor& buffers, const Tensor& bytes_per_slot, const Tenso
 // ---- attention -------------------------------------------------------------------------------------------------
 
 // Enough queries to amortise converting a K or V row, few enough that their scores stay in cache.
-constexpr int64_t queries_per_block = 8;
+constexpr int64_t queries_per_block = 4;
 // Multiply-adds below which threads cost more than they bring.
-constexpr int64_t parallel_work = 1 << 20;
+constexpr int64_t parallel_work = 1 << 18;
 
 void attend(const Batch& b, const std::vector<Query>& queries) {
   std::vector<std::pair<int64_t, int64_t>> blocks;  // [first, last) queries of one request
@@ -173,7 +198,7 @@ void attend(const Batch& b, const std::vector<Query>& queries) {
     using T = decltype(tag);
     const auto kernel = pick<T>(kernels().attention_f32, kernels().attention_bf16);
     at::parallel_for(0, items, work < parallel_work ? std::max<int64_t>(items, 1) : 1, [&](int64_t first, int64_t last) {
-      std::vector<float> scratch(attention_scratch(queries_per_block, group, head_size, keys));
+      const std::unique_ptr<float[]> scratch(new float[attention_scratch(queries_per_block, group, head_size, keys)]);
       for (int64_t item = first; item < last; ++item) {
         const auto [from, to] = blocks[item / kv_heads];
         const int64_t head = item % kv_heads;
@@ -181,7 +206,7 @@ void attend(const Batch& b, const std::vector<Query>& queries) {
                 data<T>(b.out) + head * group * b.out.stride(1), b.out.stride(0), b.out.stride(1),
                 data<T>(b.k_cache) + head * b.k_cache.stride(1), data<T>(b.v_cache) + head * b.v_cache.stride(1),
                 b.k_cache.stride(0), b.v_cache.stride(0), queries.data() + from, to - from, group, head_size,
-                float(b.scale), float(b.logit_cap), scratch.data()});
+                float(b.scale), float(b.logit_cap), scratch.get()});
       }
     });
   });
@@ -282,6 +307,7 @@ Tensor draw_tokens(const Tensor& probs, const Tensor& top_ks, const Tensor& top_
 }  // namespace aerie
 
 TORCH_LIBRARY_IMPL(sgl_kernel, CPU, m) {
+  m.impl("convert_weight_packed", &aerie::pack_weight);
   m.impl("weight_packed_linear", &aerie::packed_linear);
   m.impl("rmsnorm_cpu", &aerie::rmsnorm);
   m.impl("fused_add_rmsnorm_cpu", &aerie::fused_add_rmsnorm);

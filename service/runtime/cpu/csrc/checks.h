@@ -60,6 +60,7 @@ void check_batch(const Batch& b) {
   TORCH_CHECK(b.q.dim() == 3 && b.out.dim() == 3 && b.k_cache.dim() == 3 && b.v_cache.dim() == 3, b.op, ": rank 3 expected");
   TORCH_CHECK_NOT_IMPLEMENTED(b.k_cache.sizes() == b.v_cache.sizes() && b.q.size(2) == b.k_cache.size(2) && b.q.sizes() == b.out.sizes(),
       b.op, ": Aerie's CPU runtime serves dense Llama-type models (K and V heads of one size, no MLA); use a GPU profile for this model");
+  TORCH_CHECK_NOT_IMPLEMENTED(b.q.size(2) % 2 == 0, b.op, ": Aerie's CPU runtime serves even head sizes, not ", b.q.size(2));
   TORCH_CHECK(b.k_cache.size(1) > 0 && b.q.size(1) % b.k_cache.size(1) == 0, b.op, ": ", b.q.size(1), " query heads for ",
               b.k_cache.size(1), " KV heads");
   for (const Tensor* t : {&b.out, &b.k_cache, &b.v_cache}) {

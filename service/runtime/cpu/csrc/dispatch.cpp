@@ -12,6 +12,7 @@ namespace aerie {
 namespace baseline { extern const Kernels table; }
 namespace avx2 { extern const Kernels table; }
 namespace avx512 { extern const Kernels table; }
+namespace avx512_bf16 { extern const Kernels table; }
 
 namespace {
 
@@ -20,11 +21,13 @@ struct Variant {
   bool (*runs_here)();
 };
 
-// Best last. The feature strings are the psABI levels the variants are compiled for (x86-64-v3 and x86-64-v4).
+// Best last. The feature strings are the psABI levels the variants are compiled for (x86-64-v3 and x86-64-v4),
+// the last with AVX-512's bfloat16 products on top (Cooper Lake, Sapphire Rapids, Zen 4 and later).
 const Variant variants[] = {
     {&baseline::table, [] { return true; }},
     {&avx2::table, [] { return bool(__builtin_cpu_supports("x86-64-v3")); }},
     {&avx512::table, [] { return bool(__builtin_cpu_supports("x86-64-v4")); }},
+    {&avx512_bf16::table, [] { return __builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16"); }},
 };
 
 }  // namespace

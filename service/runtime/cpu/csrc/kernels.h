@@ -13,6 +13,17 @@ struct bf16 {
   uint16_t bits;
 };
 
+// x @ weight.T + bias; weight is packed (linear.h), items are its panels of panel_width outputs.
+constexpr int panel_width = 16;
+
+struct LinearArgs {
+  const bf16* x;  // [rows, in], rows x_stride apart
+  const bf16* weight;
+  const float* bias;  // [out_width] or nullptr
+  bf16* out;          // [rows, out_width]
+  int64_t rows, in, x_stride, out_width;
+};
+
 // RMS norm over rows of `width`; residual != nullptr: residual += x first, x is then norm(residual) in place.
 template <typename T>
 struct NormArgs {
@@ -55,11 +66,13 @@ struct AttentionArgs {
   const Query* queries;
   int64_t count, group, head_size;
   float scale, logit_cap;  // logit_cap 0: none
-  float* scratch;          // attention_scratch(...) floats
+  float* scratch;          // attention_scratch(...) floats; head_size is even
 };
 
+inline int64_t padded(int64_t keys) { return (keys + panel_width - 1) / panel_width * panel_width; }
+
 inline int64_t attention_scratch(int64_t count, int64_t group, int64_t head_size, int64_t keys) {
-  return head_size + count * group * (2 * head_size + keys + 1);
+  return panel_width * head_size + count * group * (2 * head_size + padded(keys));
 }
 
 // One request's draw from its probabilities; see sampling.h.
@@ -75,6 +88,7 @@ struct DrawArgs {
 
 struct Kernels {
   const char* isa;
+  void (*linear)(const LinearArgs&, int64_t first, int64_t last);
   void (*rms_norm_f32)(const NormArgs<float>&, int64_t first, int64_t last);
   void (*rms_norm_bf16)(const NormArgs<bf16>&, int64_t first, int64_t last);
   void (*silu_and_mul_f32)(const float* in, float* out, int64_t width, int64_t first, int64_t last);

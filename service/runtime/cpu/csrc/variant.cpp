@@ -1,6 +1,7 @@
 // All kernels for one instruction set: compiled once per variant with -DAERIE_ISA=<name> and the matching -march.
 #include "activation.h"
 #include "attention.h"
+#include "linear.h"
 #include "norm.h"
 #include "rotary.h"
 #include "sampling.h"
@@ -13,6 +14,7 @@ namespace aerie::AERIE_ISA {
 extern const Kernels table;
 const Kernels table = {
     AERIE_STRING(AERIE_ISA),
+    &linear,
     &rms_norm<float>,
     &rms_norm<bf16>,
     &silu_and_mul<float>,

@@ -61,7 +61,9 @@ class Case:
 
 
 shapes = pytest.mark.parametrize(
-    ("head_size", "heads", "kv_heads"), [(64, 9, 3), (80, 4, 4), (128, 8, 1)], ids=["gqa64", "mha80", "mqa128"]
+    ("head_size", "heads", "kv_heads"),
+    [(64, 9, 3), (80, 4, 4), (128, 8, 1), (6, 2, 2)],
+    ids=["gqa64", "mha80", "mqa128", "mha6"],
 )
 
 

@@ -30,7 +30,8 @@ def isa_of(**environment):
 
 def supported(isa):
     flags = Path("/proc/cpuinfo").read_text()
-    return {"baseline": True, "avx2": " avx2 " in flags, "avx512": " avx512vl " in flags}[isa]
+    needs = {"baseline": "", "avx2": " avx2 ", "avx512": " avx512vl ", "avx512_bf16": " avx512_bf16 "}
+    return needs[isa] in flags
 
 
 def test_unset_is_an_error_that_says_what_to_do():

@@ -5,9 +5,12 @@ import math
 import pytest
 import torch
 
+from .conftest import COMPILED
+
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 DTYPES = [torch.float32, torch.bfloat16]
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "bf16"])
+compiled_only = pytest.mark.skipif(not COMPILED, reason="AERIE_CPU_OPS=torch")
 
 
 def close(actual, expected):
@@ -102,12 +105,48 @@ def test_store_cache_writes_exactly_the_given_slots(ops, dtype):
 
 @dtypes
 @pytest.mark.parametrize("bias", [True, False])
-def test_packed_linear_is_a_linear_layer_whose_bias_is_float32(ops, dtype, bias):
-    x, weight, b = torch.randn(3, 32).to(dtype), torch.randn(16, 32).to(dtype), torch.randn(16)
+@pytest.mark.parametrize("rows", [0, 1, 2, 7, 8, 9, 21])
+@pytest.mark.parametrize(("width_out", "width_in"), [(16, 32), (48, 34), (112, 576), (15, 32), (16, 33)])
+def test_packed_linear_is_a_linear_layer_whose_bias_is_float32(ops, dtype, bias, rows, width_out, width_in):
+    x = torch.randn(rows, 3 * width_in).to(dtype)[:, :width_in]  # strided, as a part of a fused projection is
+    weight, b = torch.randn(width_out, width_in).to(dtype), torch.randn(width_out)
     packed = ops.convert_weight_packed(weight)
+    assert packed.shape == weight.shape
     expected = x.double() @ weight.double().T + (b.double() if bias else 0)
     actual = ops.weight_packed_linear(x, packed, b if bias else None, True)
-    torch.testing.assert_close(actual.double(), expected, atol=6e-2 if dtype == torch.bfloat16 else 1e-4, rtol=2e-2)
+    tolerance = 6e-2 * (width_in / 32) ** 0.5 if dtype == torch.bfloat16 else 1e-4
+    torch.testing.assert_close(actual.double(), expected, atol=tolerance, rtol=2e-2)
+
+
+@compiled_only
+def test_a_row_of_a_compiled_linear_depends_neither_on_the_other_rows_nor_on_the_threads():
+    """Verifying a tree gives a token the very logits that plain decoding gives it, as far as linear layers go."""
+    linear, packed = torch.ops.sgl_kernel.weight_packed_linear, torch.ops.sgl_kernel.convert_weight_packed
+    x, weight = torch.randn(33, 576).bfloat16(), packed(torch.randn(3072, 576).bfloat16())
+    together = linear(x, weight, None, True)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            assert all(
+                torch.equal(linear(row.unsqueeze(0), weight, None, True)[0], out)
+                for row, out in zip(x, together, strict=True)
+            )
+    finally:
+        torch.set_num_threads(threads)
+
+
+@compiled_only
+def test_a_compiled_linear_refuses_what_does_not_fit():
+    weight = torch.ops.sgl_kernel.convert_weight_packed(torch.randn(32, 64).bfloat16())
+    for x, bias in (
+        (torch.randn(2, 62).bfloat16(), None),
+        (torch.randn(2, 64), None),
+        (torch.randn(2, 2, 64).bfloat16(), None),
+        (torch.randn(2, 64).bfloat16(), torch.randn(31)),
+    ):
+        with pytest.raises(RuntimeError, match="weight_packed_linear"):
+            torch.ops.sgl_kernel.weight_packed_linear(x, weight, bias, True)
 
 
 def test_copy_slots_reads_all_sources_before_it_writes(ops):

@@ -22,7 +22,7 @@ from service.runtime.profiles import ROOT
         (["--attention-backend", "triton"], "--attention-backend triton"),
         (["--quantization", "fp8"], "--quantization fp8"),
         (["--kv-cache-dtype", "fp8_e4m3"], "--kv-cache-dtype fp8_e4m3"),
-        (["--speculative-adaptive"], "--speculative-adaptive"),
+        (["--speculative-token-map", "map.pt"], "--speculative-token-map"),
         (["--speculative-accept-threshold-single", "0.5"], "--speculative-accept-threshold-single 0.5"),
         (["--enable-lora"], "--enable-lora"),
     ],
