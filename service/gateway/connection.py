@@ -213,6 +213,12 @@ class Connection(HttpToolsProtocol):
         """Whether nothing of a request is still to come."""
         return self._receiving is None
 
+    @property
+    def whole_body_bytes(self) -> int | None:
+        """How large the body of the request that is served is, if it has come and was not read yet; else None."""
+        served = self._served
+        return None if served is None or served.more_body or served.disconnected else len(served.body)
+
     def watch(self) -> None:
         """Read on, if a large body has stopped it: else nobody would see the client leave."""
         self.flow.resume_reading()

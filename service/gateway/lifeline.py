@@ -22,6 +22,7 @@ class Lifeline:
     """
 
     _task: asyncio.Task[Any]
+    _loop: asyncio.AbstractEventLoop  # looked up once: Python asks the system for the process's id each time
 
     def __init__(self) -> None:
         self._due_s = 0.0
@@ -52,7 +53,7 @@ class Lifeline:
     def _fire_in(self, seconds: float) -> None:
         """Every chunk of a stream moves the time, later nearly always: then the next look at the clock finds it out."""
         if self._open:
-            self._due_s = asyncio.get_running_loop().time() + seconds
+            self._due_s = self._loop.time() + seconds
             if self._look is None or self._due_s < self._look_s:
                 self._look_at(self._due_s)
 
@@ -60,18 +61,19 @@ class Lifeline:
         if self._look is not None:
             self._look.cancel()
         self._look_s = when_s  # uvloop's handles do not tell it where it is near
-        self._look = asyncio.get_running_loop().call_at(when_s, self._fire_if_due)
+        self._look = self._loop.call_at(when_s, self._fire_if_due)
 
     def _fire_if_due(self) -> None:
         self._look = None
-        if asyncio.get_running_loop().time() < self._due_s:
+        if self._loop.time() < self._due_s:
             self._look_at(self._due_s)
         elif not self._fired:
             self._fired = True
             self._task.cancel()
 
     def __enter__(self) -> Self:
-        task = asyncio.current_task()
+        self._loop = asyncio.get_running_loop()
+        task = asyncio.current_task(self._loop)
         assert task is not None, "a request is a task"
         self._task, self._cancellations, self._open = task, task.cancelling(), True
         if self._ended_by is not None:

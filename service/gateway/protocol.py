@@ -152,7 +152,7 @@ class Generation(Strict):
         if self.min_tokens and self.token_limit and self.min_tokens > self.token_limit[1]:
             raise ValueError(f"min_tokens: must not exceed {self.token_limit[0]}")
         json_format = None if isinstance(self.response_format, TextFormat) else self.response_format
-        if sum(grammar is not None for grammar in (json_format, self.regex, self.ebnf)) > 1:
+        if (json_format, self.regex, self.ebnf).count(None) < 2:
             raise ValueError("response_format: only one of response_format, regex and ebnf can constrain an answer")
         return self
 
@@ -200,10 +200,9 @@ class ChatCompletionRequest(Generation):
     @property
     def needs_grammar(self) -> bool:
         """Forced and strict tool calls are constrained too."""
-        forced = self.tool_choice not in (None, "none", "auto") or any(
-            tool.function.strict for tool in self.tools or ()
-        )
-        return forced or super().needs_grammar
+        forced = self.tool_choice not in (None, "none", "auto")
+        strict = self.tools is not None and any(tool.function.strict for tool in self.tools)
+        return forced or strict or super().needs_grammar
 
     @property
     def needs_logprobs(self) -> bool:
