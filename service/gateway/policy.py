@@ -204,7 +204,10 @@ def decide(request: RequestFacts, live: Live, config: PolicyConfig) -> Decision:
 
 def _preferred(request: RequestFacts, live: Live, config: PolicyConfig) -> Decision:
     """The first rule that holds."""
-    return next(Decision(kind, reason) for holds, kind, reason in _RULES if holds(request, live, config))
+    for holds, kind, reason in _RULES:
+        if holds(request, live, config):
+            return Decision(kind, reason)
+    raise AssertionError("the last one always does")
 
 
 def _above(value: float | None, limit: float | None) -> bool:

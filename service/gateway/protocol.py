@@ -9,7 +9,6 @@ and ignored because they change no answer: user, safety_identifier, prompt_cache
 store and service_tier only in the values that ask for nothing.
 """
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -156,22 +155,24 @@ class Generation(Strict):
             raise ValueError("response_format: only one of response_format, regex and ebnf can constrain an answer")
         return self
 
-    def features(self) -> Iterator[Feature]:
+    def features(self) -> set[Feature]:
         """What this request asks of the runtime beyond text in and out."""
+        asked = set()
         if self.min_p:
-            yield Feature.MIN_P
+            asked.add(Feature.MIN_P)
         if self.seed is not None:
-            yield Feature.SEED
+            asked.add(Feature.SEED)
             if (self.n or 1) > 1:
-                yield Feature.SEED_WITH_N
+                asked.add(Feature.SEED_WITH_N)
         if self.needs_logprobs:
-            yield Feature.LOGPROBS
+            asked.add(Feature.LOGPROBS)
         if self.stop_regex:
-            yield Feature.STOP_REGEX
+            asked.add(Feature.STOP_REGEX)
         if self.min_tokens and self.stop_token_ids:
-            yield Feature.MIN_TOKENS_WITH_STOP_TOKEN_IDS
+            asked.add(Feature.MIN_TOKENS_WITH_STOP_TOKEN_IDS)
         if self.needs_grammar:
-            yield Feature.STRUCTURED_OUTPUT
+            asked.add(Feature.STRUCTURED_OUTPUT)
+        return asked
 
 
 class ChatCompletionRequest(Generation):
@@ -218,13 +219,14 @@ class ChatCompletionRequest(Generation):
         check_tools(self.tools, self.tool_choice)
         return self
 
-    def features(self) -> Iterator[Feature]:
+    def features(self) -> set[Feature]:
         """Those of any generation, and tools and reasoning."""
-        yield from super().features()
+        asked = super().features()
         if self.tools:
-            yield Feature.TOOLS
+            asked.add(Feature.TOOLS)
         if self.reasoning_effort is not None:
-            yield Feature.REASONING_EFFORT
+            asked.add(Feature.REASONING_EFFORT)
+        return asked
 
 
 class CompletionRequest(Generation):
@@ -239,8 +241,9 @@ class CompletionRequest(Generation):
         """As a number, which may be 0."""
         return self.logprobs is not None
 
-    def features(self) -> Iterator[Feature]:
+    def features(self) -> set[Feature]:
         """Those of any generation, and echo."""
-        yield from super().features()
+        asked = super().features()
         if self.echo and self.logprobs is not None:
-            yield Feature.ECHO_WITH_LOGPROBS
+            asked.add(Feature.ECHO_WITH_LOGPROBS)
+        return asked

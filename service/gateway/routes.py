@@ -138,7 +138,7 @@ def _checked(
     key, mode, wants_figures = sender.key, sender.mode, sender.wants_speculation
     key.check_model(wanted.model)
     prompts = _prompts(wanted)
-    choices, limit, features = _choices(wanted, prompts), wanted.token_limit, frozenset(wanted.features())
+    choices, limit, features = _choices(wanted, prompts), wanted.token_limit, wanted.features()
     record.model, record.stream, record.choices = wanted.model[:200], bool(wanted.stream), choices
     if sender.task in around.fleet.config.tasks:
         record.task = sender.task
@@ -185,14 +185,15 @@ def _checked(
     )
 
 
-def _check_runtime(limit: tuple[str, int] | None, features: frozenset[Feature], info: sglang.RuntimeInfo) -> None:
+def _check_runtime(limit: tuple[str, int] | None, features: set[Feature], info: sglang.RuntimeInfo) -> None:
     """Whether this runtime can serve it.
 
     Raises:
         InvalidRequest: it cannot.
     """
     check_token_limit(limit, info)
-    check_capabilities(features, info)
+    if features:
+        check_capabilities(features, info)
 
 
 def _check_prompt_is_text(endpoint: Endpoint, document: parse.Document) -> None:
