@@ -120,10 +120,11 @@ class Metrics:
             "Generation requests finished, by the pool that they were for and outcome.",
             ("pool", "outcome"),
         )
-        self.in_flight = Inside()
-        self._gauge("aerie_requests_in_flight", "Generation requests being served.", together="livesum").set_function(
-            lambda: self.in_flight.now
+        self.serving = Inside()
+        self.in_flight = self._gauge(
+            "aerie_requests_in_flight", "Generation requests being served.", together="livesum"
         )
+        self.in_flight.set_function(lambda: self.serving.now)
         self.cut_connections = self._counter(
             "aerie_connections_cut_total",
             "Connections ended because of what their client did or did not do: header_timeout, header_limit, "

@@ -110,7 +110,7 @@ class Relay(Response):
         """
         around, exchange = self._around, self._exchange
         with (
-            around.metrics.in_flight,
+            around.metrics.serving,
             RefusalsCounted(around.metrics),
             around.guard.limiter.admit(exchange.key, exchange.estimate) as allowance,
         ):
