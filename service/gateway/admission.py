@@ -13,10 +13,9 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
-from typing import Self
+from typing import NamedTuple, Self
 
 from service.gateway.errors import RETRY_AFTER_S, Overloaded
 
@@ -33,8 +32,7 @@ _REFUSALS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(NamedTuple):
     """Who asks for a slot, and how: higher priorities first; `cost` > 0 is what being served counts against the tenant.
 
     Priorities are few. A tenant of twice the weight is one whose costs are halved.

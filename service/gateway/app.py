@@ -17,7 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.gateway import cors, docs, health, openapi, routes, status_page, tokenizing, tracing
 from service.gateway.board import Shared
@@ -104,6 +104,14 @@ class _App(FastAPI):
         for layer in self._layers:
             app = layer(app)
         return app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A request goes straight to the layers: what FastAPI would look for before them is switched off."""
+        if scope["type"] != "http" or self.middleware_stack is None:
+            await super().__call__(scope, receive, send)
+            return
+        scope["app"] = self
+        await self.middleware_stack(scope, receive, send)
 
 
 def _layers(settings: Settings, metrics: Metrics, errors: RecentErrors, drain: Drain) -> list[_Layer]:

@@ -7,7 +7,7 @@ every process, so that several gateways send a conversation to the same place.
 
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import Any
 
@@ -29,7 +29,7 @@ def prefix_key(document: Mapping[str, Any]) -> bytes | None:
     Of a chat, the instructions before the first user message and that message's first `HEAD_CHARS` characters; of a
     completion, the prompt's (a list's first). Any JSON object will do; a hash, so no prompt is kept.
     """
-    texts = list(_chat_head(document["messages"]) if "messages" in document else _prompt_head(document.get("prompt")))
+    texts = _chat_head(document["messages"]) if "messages" in document else _prompt_head(document.get("prompt"))
     if not any(texts):
         return None
     digest = blake2b(digest_size=16)
@@ -39,28 +39,30 @@ def prefix_key(document: Mapping[str, Any]) -> bytes | None:
     return digest.digest()
 
 
-def _chat_head(messages: Any) -> Iterator[str]:  # noqa: ANN401 - JSON of the client
+def _chat_head(messages: Any) -> list[str]:  # noqa: ANN401 - JSON of the client
+    texts = []
     for message in messages if isinstance(messages, list) else ():
         role = message.get("role") if isinstance(message, dict) else None
         if role in _INSTRUCTIONS:
-            yield "".join(_texts(message.get("content")))
+            texts.append(_text(message.get("content")))
         elif role == "user":
-            yield "".join(_texts(message.get("content")))[:HEAD_CHARS]
-            return
+            texts.append(_text(message.get("content"))[:HEAD_CHARS])
+            break
+    return texts
 
 
-def _prompt_head(prompt: Any) -> Iterator[str]:  # noqa: ANN401 - JSON of the client
+def _prompt_head(prompt: Any) -> list[str]:  # noqa: ANN401 - JSON of the client
     first = prompt[0] if isinstance(prompt, list) and prompt else prompt
-    if isinstance(first, str):
-        yield first[:HEAD_CHARS]
+    return [first[:HEAD_CHARS]] if isinstance(first, str) else []
 
 
-def _texts(content: Any) -> Iterator[str]:  # noqa: ANN401 - JSON of the client
+def _text(content: Any) -> str:  # noqa: ANN401 - JSON of the client
     """A string and a list of one text part with that string are the same to a chat template."""
-    for part in content if isinstance(content, list) else [content]:
-        text = part.get("text") if isinstance(part, dict) else part
-        if isinstance(text, str):
-            yield text
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [content]
+    texts = (part.get("text") if isinstance(part, dict) else part for part in parts)
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def preference(key: bytes, weights: Mapping[str, float]) -> list[str]:

@@ -92,7 +92,7 @@ class Breaker:
                 self._end_trial(failed=failed)
         elif permit.era == self._era and failed is not None:
             self._failed.append(failed)
-            if sum(self._failed) >= self._policy.failures:
+            if failed and sum(self._failed) >= self._policy.failures:
                 self._open()
 
     def _end_trial(self, *, failed: bool) -> None:

@@ -11,11 +11,13 @@ more is said, and what still comes is dropped for a moment, so that the client g
 import asyncio
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Self, cast
+from typing import Any, Self
+from urllib.parse import unquote
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from service.gateway.corked import CorkedTransport
+from service.gateway.cycle import Cycle
 from service.gateway.errors import ClientGone, GatewayError, HeadersTooLarge, HeadTimeout, InvalidRequest
 from service.gateway.lifeline import Lifelines
 from service.gateway.metrics import Metrics
@@ -66,7 +68,7 @@ class ConnectionLimits:
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's protocol for HTTP/1.1, with limits."""
+    """uvicorn's protocol for HTTP/1.1, with limits; no upgrades."""
 
     def __init__(self, *, limits: ConnectionLimits, metrics: Metrics, **uvicorns: Any) -> None:  # noqa: ANN401
         super().__init__(**uvicorns)
@@ -82,10 +84,6 @@ class Connection(HttpToolsProtocol):
         self.lifelines = Lifelines(lambda: ClientGone("The client closed the connection."))
         self._seen: tuple[Stage, int, int] | None = None
         self._seen_s = 0.0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Once, first."""
-        super().connection_made(cast("asyncio.Transport", CorkedTransport(cast("asyncio.Transport", transport))))
 
     # What the parser finds
 
@@ -103,9 +101,49 @@ class Connection(HttpToolsProtocol):
             self._head_bytes += len(self.url)
             if self._head_is_too_large:
                 raise ValueError("stops the parser; send_400_response is next")
-        super().on_headers_complete()
         self._receiving = Stage.BODY
         self._body_bytes = self._raw_bytes = 0
+        self._describe()
+        before, self.cycle = self.cycle, self._new_cycle()
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:  # it was sent before the last one's answer: its turn comes after that
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def _describe(self) -> None:
+        """What the head says, for the application."""
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["http_version"] = self.parser.get_http_version()
+        self.scope["path"] = unquote(path) if "%" in path else path
+        self.scope["raw_path"] = url.path
+        self.scope["query_string"] = url.query or b""
+
+    def _new_cycle(self) -> Cycle:
+        return Cycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=self.scope["http_version"] != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+
+    def on_response_complete(self) -> None:
+        """An answer has been written: on to the next, if it was asked for already. No timer: the server looks."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
 
     def on_body(self, body: bytes) -> None:
         """Some of its body."""
@@ -143,9 +181,6 @@ class Connection(HttpToolsProtocol):
         else:
             self._cut("malformed", InvalidRequest(msg))
 
-    def timeout_keep_alive_handler(self) -> None:
-        """uvicorn's timer: it runs while a next request is under way too, and stops for an empty line."""
-
     @property
     def _head_is_too_large(self) -> bool:
         return self._receiving is Stage.HEAD and self._head_bytes > self._limits.head_bytes
@@ -177,6 +212,12 @@ class Connection(HttpToolsProtocol):
     def body_is_here(self) -> bool:
         """Whether nothing of a request is still to come."""
         return self._receiving is None
+
+    @property
+    def whole_body_bytes(self) -> int | None:
+        """How large the body of the request that is served is, if it has come and was not read yet; else None."""
+        served = self._served
+        return None if served is None or served.more_body or served.disconnected else len(served.body)
 
     def watch(self) -> None:
         """Read on, if a large body has stopped it: else nobody would see the client leave."""

@@ -149,6 +149,8 @@ def check_tools(tools: list[Tool] | None, choice: str | ToolChoice | None) -> No
     Raises:
         ValueError: not so.
     """
+    if tools is None and choice is None:
+        return
     names = [tool.function.name for tool in tools or ()]
     if len(set(names)) != len(names):
         raise ValueError("tools: two tools have the same name")

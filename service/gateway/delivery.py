@@ -29,6 +29,9 @@ LAST_WORDS_S = 1.0
 
 RawHeaders = list[tuple[bytes, bytes]]
 
+_HIDDEN_BUT_DETAILS = frozenset({"metadata"})
+_HIDDEN = _HIDDEN_BUT_DETAILS | {"sglext"}
+"""Fields of SGLang's whole answers that a client does not see."""
 _STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 
@@ -125,8 +128,9 @@ class Delivery:
     def _for_client(self, document: dict[str, Any]) -> dict[str, Any]:
         if self._exchange.translation is not None:
             return self._exchange.translation.whole(document)
-        hidden = {"metadata"} if self._exchange.wants_details else {"metadata", "sglext"}
-        seen = {key: value for key, value in document.items() if key not in hidden} | {"id": self._exchange.rid}
+        hidden = _HIDDEN_BUT_DETAILS if self._exchange.wants_details else _HIDDEN
+        seen = {key: value for key, value in document.items() if key not in hidden}
+        seen["id"] = self._exchange.rid
         return self._with_figures(seen) if self._exchange.wants_speculation else seen
 
     def _with_figures(self, document: dict[str, Any]) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 Owns the data between the checks (routes.py) and the work (relay.py). Refuses to own either.
 """
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from service.gateway.admission import Ticket
 from service.gateway.errors import GatewayError
@@ -31,8 +30,7 @@ class Translation(Protocol):
         """The error of a request that was not answered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(NamedTuple):
     """A valid request as it goes upstream, and what the client wants to see of the answer.
 
     `rids` are the ids the runtime knows it by; `own_ids` says that it will mint further ones, told in the events.

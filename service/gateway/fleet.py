@@ -8,8 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from service.gateway import balance
 from service.gateway.admission import Admission
@@ -73,8 +72,7 @@ class Station:
         self.admission.resize(capacity)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """Who may serve a request, in this order, at least one, and why the first."""
 
     decision: Decision
@@ -233,9 +231,11 @@ class Fleet:
         return [station for station in self._in_use if _serves(station.pool, model)]
 
     def _live(self, model: str, stations: Sequence[Station]) -> Live:
-        speculative = [station.pool.load for station in stations if station.config.kind is Kind.SPECULATIVE]
-        baseline = [station.pool.load for station in stations if station.config.kind is Kind.BASELINE]
-        return Live(_together(speculative), _together(baseline), self._throttles.pays(model))
+        loads: dict[Kind, PoolLoad] = {}
+        for station in stations:
+            kind, load = station.config.kind, station.pool.load
+            loads[kind] = load if kind not in loads else loads[kind].with_other(load)
+        return Live(loads.get(Kind.SPECULATIVE), loads.get(Kind.BASELINE), self._throttles.pays(model))
 
     async def _tick_for_ever(self) -> None:
         while True:
@@ -300,25 +300,19 @@ def _any_ready(stations: Sequence[Station]) -> Station:
     return next((station for station in stations if station.pool.ready), stations[0])
 
 
-def _together(loads: Sequence[PoolLoad]) -> PoolLoad | None:
-    if len(loads) < 2:
-        return loads[0] if loads else None
-    return PoolLoad(sum(load.replicas for load in loads), sum(load.running for load in loads))
-
-
 def _serves(pool: Pool, model: str) -> bool:
     """A pool that is down may, unless it said that it does not: what may come back deserves a 503, not a 404."""
-    if pool.ready:
-        return model in pool.info().models
+    if (described := pool.described) is not None:
+        return model in described.models
     return not pool.last_models or model in pool.last_models
 
 
 def _able(stations: Sequence[Station], check: Callable[[RuntimeInfo], None]) -> tuple[Station, ...]:
     """Those that can serve it, at least one; else the reason that one of them gives is raised."""
-    able = tuple(station for station in stations if _passes(check, station))
+    able = [station for station in stations if _passes(check, station)]
     if not able:
         check(_any_ready(stations).pool.info())
-    return able
+    return tuple(able)
 
 
 def _passes(check: Callable[[RuntimeInfo], None], station: Station) -> bool:

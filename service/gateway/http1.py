@@ -72,6 +72,7 @@ class Connection(asyncio.Protocol):
         self._complete = True
         self._paused = False
         self._closed = False
+        self._loop = asyncio.get_running_loop()
 
     @property
     def usable(self) -> bool:
@@ -112,6 +113,8 @@ class Connection(asyncio.Protocol):
         Raises:
             HttpError: it broke.
         """
+        if self._complete and self._chunks:
+            return self._take()
         chunks = []
         while data := await self._next():
             chunks.append(data)
@@ -137,7 +140,7 @@ class Connection(asyncio.Protocol):
         return data
 
     async def _more(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._loop.create_future()
         await self._waiter
 
     def _wake(self) -> None:
@@ -230,7 +233,7 @@ class HttpClient:
         Raises:
             HttpError: there is no answer.
         """
-        connection = await self._connection(self._connect_timeout_s)
+        connection = self._used_before() or await self._connect(self._connect_timeout_s)
         try:
             await connection.send(self._head(method, path, body, headers), body)
         except BaseException:
@@ -254,7 +257,7 @@ class HttpClient:
         Raises:
             HttpError: there is none, or not in time.
         """
-        connection = await self._connection(min(timeout_s, self._connect_timeout_s))
+        connection = self._used_before() or await self._connect(min(timeout_s, self._connect_timeout_s))
         try:
             async with asyncio.timeout(timeout_s):
                 await connection.send(self._head(method, path, body), body)
@@ -267,11 +270,6 @@ class HttpClient:
     def _head(self, method: str, path: str, body: bytes, headers: str = "") -> bytes:
         return f"{method} {self._path}{path}{self._headers}{len(body)}\r\n{headers}\r\n".encode()
 
-    async def _connection(self, timeout_s: float) -> Connection:
-        if self._closed:
-            raise CannotConnect("this client is closed")
-        return self._used_before() or await self._connect(timeout_s)
-
     def _used_before(self) -> Connection | None:
         while self._idle:
             connection = self._idle.pop()
@@ -281,6 +279,8 @@ class HttpClient:
         return None
 
     async def _connect(self, timeout_s: float) -> Connection:
+        if self._closed:
+            raise CannotConnect("this client is closed")
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):

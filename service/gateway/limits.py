@@ -66,6 +66,11 @@ class _Account:
     taken_requests: int = 0
     taken_tokens: int = 0
 
+    @property
+    def limited(self) -> bool:
+        """Whether anything is."""
+        return self.requests is not None or self.tokens is not None or self.limits.concurrent is not None
+
     def take(self, requests: int, tokens: int, now_ns: int) -> None:
         """Charge for it."""
         if self.requests is not None:
@@ -126,7 +131,7 @@ class Allowance:
     @property
     def headers(self) -> dict[str, str]:
         """OpenAI's x-ratelimit-*, as of now; none for what is not limited."""
-        return self._account.headers(self._clock_ns())
+        return self._account.headers(self._clock_ns()) if self._account.limited else {}
 
 
 class Limiter:
@@ -165,8 +170,9 @@ class Limiter:
         if most is not None and account.elsewhere and account.running + account.elsewhere >= most:
             self._ask()
         now_ns = self._clock_ns()
-        _check(account, key.id, estimate, now_ns)
-        account.take(1, estimate, now_ns)
+        if account.limited:
+            _check(account, key.id, estimate, now_ns)
+            account.take(1, estimate, now_ns)
         account.taken_requests += 1
         account.taken_tokens += estimate
         return Allowance(account, estimate, self._clock_ns, self._tell)

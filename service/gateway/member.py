@@ -18,7 +18,6 @@ from service.gateway.errors import (
     UpstreamUnavailable,
     unavailable,
 )
-from service.gateway.load import Load
 from service.gateway.replica import Replica
 from service.gateway.tasks import end
 
@@ -32,14 +31,11 @@ class Member:
     def __init__(self, url: str, replica: Replica, breaker: Breaker) -> None:
         self.url = url
         self.replica = replica
+        self.load = replica.load
+        """Its requests, ours and others'."""
         self.breaker = breaker
         self.leaving = False
         self._watch = asyncio.create_task(replica.watch())
-
-    @property
-    def load(self) -> Load:
-        """Its requests, ours and others'."""
-        return self.replica.load
 
     @property
     def ready(self) -> bool:
@@ -100,9 +96,12 @@ class Lease:
         self._count(1)
         return self
 
-    def end(self, error: BaseException | None = None) -> None:
-        """It no longer is; `error` if that is why."""
-        self.member.replica.meter.settle()
+    def end(self, error: BaseException | None = None, *, generated: int | None = None) -> None:
+        """It no longer is; `error` if that is why, `generated` as many tokens, if that is known."""
+        if generated is None:
+            self.member.replica.meter.settle()
+        else:
+            self.stay.generated(generated)
         self._count(-1)
         if isinstance(error, GatewayError):
             self.failed(error)

@@ -45,6 +45,19 @@ class FileGauges(NamedTuple):
     stale: Gauge
 
 
+class Inside:
+    """A context that knows how many are inside it `now`: a gauge that is moved twice a request costs more."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __enter__(self) -> None:
+        self.now += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.now -= 1
+
+
 class _Late(Collector):
     """The first in its registry: whoever counts in numbers of his own hands them over before the series are read."""
 
@@ -107,9 +120,11 @@ class Metrics:
             "Generation requests finished, by the pool that they were for and outcome.",
             ("pool", "outcome"),
         )
+        self.serving = Inside()
         self.in_flight = self._gauge(
             "aerie_requests_in_flight", "Generation requests being served.", together="livesum"
         )
+        self.in_flight.set_function(lambda: self.serving.now)
         self.cut_connections = self._counter(
             "aerie_connections_cut_total",
             "Connections ended because of what their client did or did not do: header_timeout, header_limit, "

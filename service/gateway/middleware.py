@@ -77,7 +77,8 @@ class Observe:
         record.route = getattr(scope.get("route"), "path", record.route)
         self._recorder.observe(record)
         self._errors.note(record)
-        log.access(_level(record), _fields(record))
+        outcome = record.outcome
+        log.access(_level(record, outcome), _fields(record, outcome))
 
 
 class _Sender:
@@ -101,16 +102,16 @@ class _Sender:
 def _request_id(scope: Scope) -> str:
     """The client's, if it is short and plain, else a new one."""
     given = header(scope, _REQUEST_ID) or ""
-    return given if _SANE_REQUEST_ID.fullmatch(given) else f"req-{random.getrandbits(128):032x}"
+    return given if _SANE_REQUEST_ID.fullmatch(given) else f"req-{random.getrandbits(128).to_bytes(16).hex()}"
 
 
-def _level(record: RequestRecord) -> int:
+def _level(record: RequestRecord, outcome: Outcome) -> int:
     if record.route in QUIET_ROUTES:
         return logging.DEBUG
-    return logging.WARNING if record.outcome is Outcome.ERROR else logging.INFO
+    return logging.WARNING if outcome is Outcome.ERROR else logging.INFO
 
 
-def _fields(record: RequestRecord) -> dict[str, object]:
+def _fields(record: RequestRecord, outcome: Outcome) -> dict[str, object]:
     ttft_s = record.time_to_first_token_s
     tau = record.speculation.acceptance_length if record.speculation else None
     return {
@@ -118,7 +119,7 @@ def _fields(record: RequestRecord) -> dict[str, object]:
         "method": record.method,
         "path": record.path,
         "status": record.status,
-        "outcome": record.outcome.value,
+        "outcome": outcome,
         "code": record.failure and record.failure.code,
         "key": record.key_id,
         "model": record.model,
@@ -143,11 +144,16 @@ class BoundedBody:
         self._timeout_s = timeout_s
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serve one request with a guarded `receive`; other scopes pass."""
-        if scope["type"] == "http":
+        """Serve one request, unless all of it is here with a guarded `receive`; other scopes pass."""
+        if scope["type"] == "http" and not self._is_here(scope["state"]["connection"]):
             declared = header(scope, b"content-length") or ""
             receive = _BodyReader(receive, scope["state"]["connection"], declared, self._limit_bytes, self._timeout_s)
         return self._app(scope, receive, send)
+
+    def _is_here(self, connection: Connection) -> bool:
+        """Whether nothing is left to bound: most bodies come with their heads."""
+        size = connection.whole_body_bytes
+        return size is not None and size <= self._limit_bytes
 
 
 class _BodyReader:

@@ -39,11 +39,14 @@ async def document_of(request: HttpRequest) -> Document:
 async def _body_of(request: HttpRequest) -> bytes:
     """What Starlette's `body` gives, which costs more than most bodies' only message."""
     message = await request.receive()
-    pieces: list[bytes] = [message["body"]]
+    body: bytes = message["body"]
+    if not message.get("more_body"):
+        return body
+    pieces = [body]
     while message.get("more_body"):
         message = await request.receive()
         pieces.append(message["body"])
-    return b"".join(pieces) if len(pieces) > 1 else pieces[0]
+    return b"".join(pieces)
 
 
 def check_media_type(content_type: str | None) -> None:
@@ -52,6 +55,8 @@ def check_media_type(content_type: str | None) -> None:
     Raises:
         UnsupportedMediaType: not `application/json`, or a charset other than UTF-8.
     """
+    if content_type == "application/json":
+        return
     media_type, _, parameters = (content_type or "").lower().partition(";")
     charset = parameters.partition("charset=")[2].strip(' "')
     if media_type.strip() != "application/json" or charset not in {"", "utf-8", "utf8"}:

@@ -12,9 +12,8 @@ speculate, a plain answer now beats a 503. What an operator set as a key's defau
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -122,8 +121,7 @@ class PolicyConfig(Section):
     """Where requests with logprobs go; as for grammar."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestFacts:
+class RequestFacts(NamedTuple):
     """What a decision reads of a request. `draw` is uniform in [0, 1): the caller's dice, never the client's."""
 
     draw: float
@@ -141,8 +139,7 @@ class RequestFacts:
         return self.asked or self.key_mode
 
 
-@dataclass(frozen=True, slots=True)
-class PoolLoad:
+class PoolLoad(NamedTuple):
     """A pool now: replicas that take requests (ready, breaker closed) and the requests running on these."""
 
     replicas: int
@@ -153,9 +150,12 @@ class PoolLoad:
         """Per replica; a pool without any counts as one."""
         return self.running / max(1, self.replicas)
 
+    def with_other(self, other: "PoolLoad") -> "PoolLoad":
+        """Of two pools together."""
+        return PoolLoad(self.replicas + other.replicas, self.running + other.running)
 
-@dataclass(frozen=True, slots=True)
-class Live:
+
+class Live(NamedTuple):
     """The pools now; None: this gateway has no such pool. `speculation_pays` is the throttle's."""
 
     speculative: PoolLoad | None
@@ -174,8 +174,7 @@ class Live:
         return self.baseline.batch_size > max(limit, self.speculative.batch_size)
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """A pool and why."""
 
     kind: Kind
@@ -205,7 +204,10 @@ def decide(request: RequestFacts, live: Live, config: PolicyConfig) -> Decision:
 
 def _preferred(request: RequestFacts, live: Live, config: PolicyConfig) -> Decision:
     """The first rule that holds."""
-    return next(Decision(kind, reason) for holds, kind, reason in _RULES if holds(request, live, config))
+    for holds, kind, reason in _RULES:
+        if holds(request, live, config):
+            return Decision(kind, reason)
+    raise AssertionError("the last one always does")
 
 
 def _above(value: float | None, limit: float | None) -> bool:

@@ -107,7 +107,15 @@ class Pool:
     @property
     def ready(self) -> bool:
         """Whether any member's last probe was good. Breakers do not count: without requests they never close."""
-        return any(member.ready for member in self._members.values())
+        return self.described is not None
+
+    @property
+    def described(self) -> RuntimeInfo | None:
+        """A ready member's description; None where there is none."""
+        for member in self._members.values():
+            if member.ready:
+                return member.replica.info()
+        return None
 
     @property
     def reason(self) -> str | None:
@@ -141,10 +149,9 @@ class Pool:
         Raises:
             UpstreamUnavailable: there is none.
         """
-        for member in self._members.values():
-            if member.ready:
-                return member.replica.info()
-        raise unavailable(self._why_nobody())
+        if (described := self.described) is None:
+            raise unavailable(self._why_nobody())
+        return described
 
     @property
     def last_models(self) -> frozenset[str]:

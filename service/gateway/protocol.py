@@ -9,7 +9,6 @@ and ignored because they change no answer: user, safety_identifier, prompt_cache
 store and service_tier only in the values that ask for nothing.
 """
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -152,26 +151,28 @@ class Generation(Strict):
         if self.min_tokens and self.token_limit and self.min_tokens > self.token_limit[1]:
             raise ValueError(f"min_tokens: must not exceed {self.token_limit[0]}")
         json_format = None if isinstance(self.response_format, TextFormat) else self.response_format
-        if sum(grammar is not None for grammar in (json_format, self.regex, self.ebnf)) > 1:
+        if (json_format, self.regex, self.ebnf).count(None) < 2:
             raise ValueError("response_format: only one of response_format, regex and ebnf can constrain an answer")
         return self
 
-    def features(self) -> Iterator[Feature]:
+    def features(self) -> set[Feature]:
         """What this request asks of the runtime beyond text in and out."""
+        asked = set()
         if self.min_p:
-            yield Feature.MIN_P
+            asked.add(Feature.MIN_P)
         if self.seed is not None:
-            yield Feature.SEED
+            asked.add(Feature.SEED)
             if (self.n or 1) > 1:
-                yield Feature.SEED_WITH_N
+                asked.add(Feature.SEED_WITH_N)
         if self.needs_logprobs:
-            yield Feature.LOGPROBS
+            asked.add(Feature.LOGPROBS)
         if self.stop_regex:
-            yield Feature.STOP_REGEX
+            asked.add(Feature.STOP_REGEX)
         if self.min_tokens and self.stop_token_ids:
-            yield Feature.MIN_TOKENS_WITH_STOP_TOKEN_IDS
+            asked.add(Feature.MIN_TOKENS_WITH_STOP_TOKEN_IDS)
         if self.needs_grammar:
-            yield Feature.STRUCTURED_OUTPUT
+            asked.add(Feature.STRUCTURED_OUTPUT)
+        return asked
 
 
 class ChatCompletionRequest(Generation):
@@ -200,10 +201,9 @@ class ChatCompletionRequest(Generation):
     @property
     def needs_grammar(self) -> bool:
         """Forced and strict tool calls are constrained too."""
-        forced = self.tool_choice not in (None, "none", "auto") or any(
-            tool.function.strict for tool in self.tools or ()
-        )
-        return forced or super().needs_grammar
+        forced = self.tool_choice not in (None, "none", "auto")
+        strict = self.tools is not None and any(tool.function.strict for tool in self.tools)
+        return forced or strict or super().needs_grammar
 
     @property
     def needs_logprobs(self) -> bool:
@@ -219,13 +219,14 @@ class ChatCompletionRequest(Generation):
         check_tools(self.tools, self.tool_choice)
         return self
 
-    def features(self) -> Iterator[Feature]:
+    def features(self) -> set[Feature]:
         """Those of any generation, and tools and reasoning."""
-        yield from super().features()
+        asked = super().features()
         if self.tools:
-            yield Feature.TOOLS
+            asked.add(Feature.TOOLS)
         if self.reasoning_effort is not None:
-            yield Feature.REASONING_EFFORT
+            asked.add(Feature.REASONING_EFFORT)
+        return asked
 
 
 class CompletionRequest(Generation):
@@ -240,8 +241,9 @@ class CompletionRequest(Generation):
         """As a number, which may be 0."""
         return self.logprobs is not None
 
-    def features(self) -> Iterator[Feature]:
+    def features(self) -> set[Feature]:
         """Those of any generation, and echo."""
-        yield from super().features()
+        asked = super().features()
         if self.echo and self.logprobs is not None:
-            yield Feature.ECHO_WITH_LOGPROBS
+            asked.add(Feature.ECHO_WITH_LOGPROBS)
+        return asked

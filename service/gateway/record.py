@@ -7,7 +7,7 @@ import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from service.gateway.errors import GatewayError
 from service.speculation import acceptance_length
@@ -33,8 +33,7 @@ class Outcome(StrEnum):
         return cls.REJECTED if status >= 400 else cls.OK
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens of one request, all its choices together."""
 
     prompt_tokens: int

@@ -12,7 +12,7 @@ connection is not: the request itself may have ended it.
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 
 from starlette.responses import Response
@@ -54,6 +54,8 @@ _LEAVES_WORK_BEHIND = (ClientGone, ShuttingDown, UpstreamTimeout, UpstreamProtoc
 COSTS_NOTHING = (Overloaded, UpstreamUnavailable, InvalidRequest)
 """Ends of a request for which the runtime did no work."""
 
+_POOL_HEADER = POOL_HEADER.encode()
+
 _log = logging.getLogger("aerie.relay")
 
 
@@ -79,15 +81,16 @@ class RefusalsCounted:
         pass
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
-        if isinstance(error, Overloaded | RateLimited):
+        if error is not None and isinstance(error, Overloaded | RateLimited):
             self._metrics.refusals.labels(error.code).inc()
 
 
 class Relay(Response):
-    """The answer to one request: the work happens when it is sent."""
+    """The answer to one request: the work happens when it is sent. Of Starlette's it is one in name only."""
+
+    background = None
 
     def __init__(self, exchange: Exchange, record: RequestRecord, around: Surroundings) -> None:
-        super().__init__()
         self._exchange = exchange
         self._record = record
         self._around = around
@@ -107,7 +110,7 @@ class Relay(Response):
         """
         around, exchange = self._around, self._exchange
         with (
-            around.metrics.in_flight.track_inprogress(),
+            around.metrics.serving,
             RefusalsCounted(around.metrics),
             around.guard.limiter.admit(exchange.key, exchange.estimate) as allowance,
         ):
@@ -136,8 +139,6 @@ class Relay(Response):
         usage, failure = self._record.usage, self._record.failure
         if usage is not None:
             allowance.settle(usage.prompt_tokens + usage.completion_tokens)
-            if self._lease is not None:
-                self._lease.stay.generated(usage.completion_tokens)
         elif not self._delivery.started and (self._lease is None or isinstance(failure, COSTS_NOTHING)):
             allowance.settle(0)
 
@@ -160,7 +161,7 @@ class Relay(Response):
         """Serve it when its turn comes."""
         ticket, record = self._exchange.ticket, self._record
         if record.queued_s:
-            ticket = replace(ticket, wait_s=max(0.0, ticket.wait_s - record.queued_s))
+            ticket = ticket._replace(wait_s=max(0.0, ticket.wait_s - record.queued_s))
         station.open()
         self._lifeline.allow(ticket.wait_s + QUEUE_MARGIN_S, _queue_silent)
         slot = station.admission.slot(ticket)
@@ -201,7 +202,8 @@ class Relay(Response):
     def _leave(self, error: GatewayError | None = None) -> None:
         """Nothing is left to do or to abort at the replica; `error` if that is why."""
         if self._lease is not None:
-            self._lease.end(error)
+            usage = self._record.usage
+            self._lease.end(error, generated=None if usage is None else usage.completion_tokens)
             self._lease = None
 
     async def _exchange_with(self, member: Member, send: Send) -> None:
@@ -215,7 +217,7 @@ class Relay(Response):
         assert self._lease is not None, "an answer comes from a replica"
         self._lease.answered()
         pool = f"{self._record.pool}; reason={self._record.reason}".encode()
-        return [*self._extra_headers, (POOL_HEADER.encode(), pool)]
+        return [*self._extra_headers, (_POOL_HEADER, pool)]
 
     async def _fail(self, error: GatewayError, send: Send) -> None:
         delivery, translation = self._delivery, self._exchange.translation

@@ -36,13 +36,9 @@ class Replica:
         self._metrics = metrics
         metrics.upstream_up.labels(**self._labels).set(0)
         self._info: RuntimeInfo | None = None
-        self._reason: str | None = "The runtime has not been probed yet."
-        self._timeouts = 0
-
-    @property
-    def reason(self) -> str | None:
+        self.reason: str | None = "The runtime has not been probed yet."
         """Why it takes no requests; None when it does."""
-        return self._reason
+        self._timeouts = 0
 
     @property
     def last_models(self) -> tuple[str, ...]:
@@ -55,8 +51,8 @@ class Replica:
         Raises:
             UpstreamUnavailable: it takes no requests now.
         """
-        if self._reason is not None or self._info is None:
-            raise unavailable(self._reason or "The runtime has not described itself yet.")
+        if self.reason is not None or self._info is None:
+            raise unavailable(self.reason or "The runtime has not described itself yet.")
         return self._info
 
     async def watch(self) -> None:
@@ -74,7 +70,7 @@ class Replica:
         try:
             await self.client.ready()
             await self._ask_load()
-            if self._reason is not None or self._info is None:
+            if self.reason is not None or self._info is None:
                 self._describe(await self.client.describe())
         except UpstreamTimeout as error:
             self._timeouts += 1
@@ -108,7 +104,7 @@ class Replica:
             self.load.report(said.running + said.waiting, said.max_running)
 
     def _describe(self, info: RuntimeInfo) -> None:
-        self._info, self._reason = info, None
+        self._info, self.reason = info, None
         if self.calibration is not None:
             self.adopt(self.calibration)
         facts = info.facts
@@ -122,7 +118,7 @@ class Replica:
             _log.warning("the capability table was made for SGLang %s, this is %s", TESTED_VERSION, facts.version)
 
     def _down(self, reason: str) -> None:
-        if self._reason is None:
+        if self.reason is None:
             _log.warning("runtime down", extra={"fields": {**self._labels, "reason": reason}})
-        self._reason = reason
+        self.reason = reason
         self._metrics.upstream_up.labels(**self._labels).set(0)

@@ -6,9 +6,9 @@ Owns the order of the checks and the model list. Refuses to own a request's shap
 
 import random
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -79,7 +79,7 @@ async def responses(request: Request, around: Around, record: Record) -> Relay:
     except InvalidRequest as error:
         raise renamed(error) from error
     writer = ResponseWriter(wanted, exchange.rid, int(time.time()), wants_speculation=exchange.wants_speculation)
-    return Relay(replace(exchange, translation=writer), record, around)
+    return Relay(exchange._replace(translation=writer), record, around)
 
 
 GENERATING = {
@@ -104,8 +104,7 @@ async def retrieve_model(request: Request, model: str, around: Around, record: R
     return JSONResponse(_model_card(around.fleet.info_of(model), model))
 
 
-@dataclass(frozen=True, slots=True)
-class _Sender:
+class _Sender(NamedTuple):
     """Whose request it is, and what its headers ask for."""
 
     request: Request
@@ -138,13 +137,14 @@ def _checked(
     wanted = parse.validate(endpoint.model, document)
     key, mode, wants_figures = sender.key, sender.mode, sender.wants_speculation
     key.check_model(wanted.model)
-    choices, limit, features = _choices(wanted), wanted.token_limit, frozenset(wanted.features())
+    prompts = _prompts(wanted)
+    choices, limit, features = _choices(wanted, prompts), wanted.token_limit, wanted.features()
     record.model, record.stream, record.choices = wanted.model[:200], bool(wanted.stream), choices
     if sender.task in around.fleet.config.tasks:
         record.task = sender.task
     rid = sglang.mint_rid(endpoint.rid_prefix)
     added = sglang.additions(rid, stream=bool(wanted.stream), stream_options=document.get("stream_options"))
-    body, prompts = parse.for_upstream(document, added), _prompts(wanted)
+    body = parse.for_upstream(document, added)
     prompt_tokens = estimate_prompt_tokens(len(body), prompts or 1)
     facts = RequestFacts(
         draw=random.random(),  # noqa: S311 - shares traffic, no secret
@@ -185,14 +185,15 @@ def _checked(
     )
 
 
-def _check_runtime(limit: tuple[str, int] | None, features: frozenset[Feature], info: sglang.RuntimeInfo) -> None:
+def _check_runtime(limit: tuple[str, int] | None, features: set[Feature], info: sglang.RuntimeInfo) -> None:
     """Whether this runtime can serve it.
 
     Raises:
         InvalidRequest: it cannot.
     """
     check_token_limit(limit, info)
-    check_capabilities(features, info)
+    if features:
+        check_capabilities(features, info)
 
 
 def _check_prompt_is_text(endpoint: Endpoint, document: parse.Document) -> None:
@@ -202,13 +203,13 @@ def _check_prompt_is_text(endpoint: Endpoint, document: parse.Document) -> None:
         raise refused(decide(Feature.PROMPT_TOKEN_IDS, RuntimeFacts()))
 
 
-def _choices(wanted: Generation) -> int:
+def _choices(wanted: Generation, prompts: int | None) -> int:
     """How many answers the runtime makes.
 
     Raises:
         InvalidRequest: too many.
     """
-    choices = (wanted.n or 1) * (_prompts(wanted) or 1)
+    choices = (wanted.n or 1) * (prompts or 1)
     if choices > MAX_CHOICES:
         message = f"n: at most {MAX_CHOICES} choices in a request, n times the number of prompts, not {choices}."
         raise InvalidRequest(message, param="n", code="invalid_value")

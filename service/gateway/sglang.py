@@ -35,6 +35,7 @@ FLAGS = ("dtype", "quantization", "kv_cache_dtype", "tp_size", "dp_size", "pp_si
 """Of /server_info: a calibration holds for runtimes that are started with the same."""
 
 _ERROR_BODY_BYTES = 64 * 2**10
+_OK = int(HTTPStatus.OK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class RuntimeLoad:
 
 def mint_rid(prefix: str) -> str:
     """A request id of fixed length: SGLang's scheduler matches ids to abort by prefix. It becomes the answer's id."""
-    return f"{prefix}-{random.getrandbits(128):032x}"
+    return f"{prefix}-{random.getrandbits(128).to_bytes(16).hex()}"
 
 
 def batch_rids(rid: str, prompts: int | None) -> tuple[str, ...]:
@@ -166,7 +167,7 @@ class _Open:
             connection = self._connection = await self._client.open("POST", *self._request)
         except HttpError as error:
             raise from_http(error) from error
-        if connection.status == HTTPStatus.OK:
+        if connection.status == _OK:
             return Answer(connection)
         try:
             message = sglang_message(await _read_some(connection))

@@ -35,7 +35,7 @@ def check_installed() -> None:
 def passed_on(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """A client's trace context as header lines for the runtime."""
     found = [(name, value) for name, value in headers if name in _CONTEXT and _SANE.fullmatch(value)]
-    return "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in found)
+    return "".join([f"{name.decode()}: {value.decode()}\r\n" for name, value in found])
 
 
 def attempt(record: RequestRecord, url: str, path: str) -> AbstractContextManager[str]:

@@ -1,6 +1,7 @@
 """Bad input: a 4xx in OpenAI's format with the field named, nothing reaches SGLang, the server lives on."""
 
 import json
+import re
 import socket
 
 import pytest
@@ -208,6 +209,24 @@ def test_a_body_of_50_mb_is_a_413(session_upstream):
         response = client.post(CHAT, content=chunks, headers={"content-type": "application/json"})
         assert_refused(response, session_upstream, 413)
         assert client.post(CHAT, json=chat_with()).is_success
+
+
+def test_the_limit_holds_for_a_body_that_comes_with_its_head_whatever_comes_with_it_too(session_upstream):
+    def asking(size):
+        body = json.dumps(chat_with()).encode().ljust(size)
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {size}\r\n\r\n"
+        return head.encode() + body
+
+    session_upstream.reset()
+    with gateway_before(session_upstream.url, body_limit_bytes=1024) as client:
+        address = (client.base_url.host, client.base_url.port)
+        with socket.create_connection(address, timeout=10) as connection:
+            connection.sendall(asking(1024) + asking(1025) + asking(512))
+            answers = b""
+            while answers.count(b"HTTP/1.1 ") < 3:
+                answers += connection.recv(2**16)
+    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200", b"413", b"200"]
+    assert len(session_upstream.generated) == 2
 
 
 def test_a_body_that_never_arrives_is_a_408(session_upstream):

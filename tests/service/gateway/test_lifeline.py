@@ -86,8 +86,7 @@ def test_a_cancellation_from_outside_stays_one():
 def fire(lifeline):
     """As its timer does when the time is over."""
     lifeline.allow(600, lambda: UpstreamTimeout("silent"))
-    lifeline._due_s = 0.0
-    lifeline._fire_if_due()
+    lifeline.fire()
 
 
 def test_after_its_end_nothing_of_it_is_left_on_the_task():
@@ -151,6 +150,32 @@ def test_time_is_moved_however_near_its_end_was(seconds):
 
     with pytest.raises(UpstreamTimeout, match="this one"):
         uvloop.run(run())
+
+
+def test_of_many_that_one_timer_watches_each_ends_when_its_own_time_is_over():
+    async def run():
+        group = Drain().lifelines
+
+        async def request(name, allowed_s, work_s):
+            try:
+                with Lifeline().among(group) as lifeline:
+                    for seconds in allowed_s:
+                        lifeline.allow(seconds, lambda: UpstreamTimeout("silent"))
+                    await asyncio.sleep(work_s)
+            except UpstreamTimeout as error:
+                return name, error.message
+            return name, "done"
+
+        ends = await asyncio.gather(
+            request("late", [0.05], 600),
+            request("early", [0.01], 600),
+            request("moved on", [0.001, 600], 0.1),
+            request("moved back", [600, 0.02], 600),
+        )
+        return dict(ends)
+
+    silent = dict.fromkeys(("early", "late", "moved back"), "silent")
+    assert uvloop.run(run()) == silent | {"moved on": "done"}
 
 
 def test_a_request_that_comes_after_the_drain_time_is_ended_too():

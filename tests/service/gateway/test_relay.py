@@ -352,6 +352,8 @@ def test_a_request_the_server_gives_up_on_is_an_error_not_a_success(upstream, ch
             return metrics.registry.get_sample_value("aerie_requests_total", labels)
 
     coming = asyncio.Queue()
-    connection = SimpleNamespace(body_is_here=True, watch=lambda: None, lifelines=Lifelines(AssertionError))
+    connection = SimpleNamespace(
+        whole_body_bytes=None, body_is_here=True, watch=lambda: None, lifelines=Lifelines(AssertionError)
+    )
     upstream.script = Script(before_head=Hold())
     assert asyncio.run(run()) == 1

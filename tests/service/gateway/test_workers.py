@@ -384,7 +384,7 @@ def test_a_successor_goes_on_counting_and_forgets_what_was_under_way():
         one = Shared(board, 0, 2)
         one.join(first, Limiter([]))
         first.prompt_tokens.labels("a").inc(5)
-        first.in_flight.set(3)
+        first.serving.now = 3
         one.write()
         assert told(watcher) == (5, 3)
         board.bury(0)
