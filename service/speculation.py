@@ -5,6 +5,7 @@ translation into SGLang's `--speculative-*` flags, and the one definition of acc
 that opens a file, a socket or a process. Rules are those of SGLang 0.5.23, `srt/arg_groups/speculative_hook.py`.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Self
 
@@ -24,6 +25,7 @@ class Algorithm(StrEnum):
 
 NEEDS_DRAFT = frozenset({Algorithm.EAGLE, Algorithm.EAGLE3, Algorithm.NEXTN, Algorithm.STANDALONE})
 TREE_NUMBERS = ("num_steps", "eagle_topk", "num_draft_tokens")
+ADAPTIVE = frozenset({Algorithm.EAGLE, Algorithm.EAGLE3})
 PAGED_TREE_BACKENDS = ("flashinfer", "fa3", "triton")
 
 
@@ -58,6 +60,9 @@ class SpeculativeConfig(BaseModel, frozen=True, extra="forbid"):
 
     `num_draft_tokens` counts the root: EAGLE's `depth d, top_k k, total_token N` is `num_steps = d + 1`,
     `eagle_topk = k`, `num_draft_tokens = N`. For NGRAM `eagle_topk` is the breadth of the match tree.
+
+    `adaptive` lets a chain's length follow the batch size: from each batch size on, the `num_steps` that may be used
+    there, 0 for no drafting. Among several SGLang takes what the recent acceptance length suggests.
     """
 
     algorithm: Algorithm
@@ -65,6 +70,7 @@ class SpeculativeConfig(BaseModel, frozen=True, extra="forbid"):
     eagle_topk: int | None = Field(default=None, ge=1, le=64)
     num_draft_tokens: int | None = Field(default=None, ge=2, le=1024)
     draft: str | None = Field(default=None, min_length=1)
+    adaptive: Mapping[int, tuple[int, ...]] | None = None
 
     @classmethod
     def none(cls) -> Self:
@@ -90,10 +96,33 @@ class SpeculativeConfig(BaseModel, frozen=True, extra="forbid"):
         num_steps, eagle_topk, num_draft_tokens = self._tree_numbers()
         if self.algorithm is not Algorithm.NGRAM:
             _check_eagle_tree(num_steps, eagle_topk, num_draft_tokens)
+        if self.adaptive is not None:
+            self._check_adaptive(self.adaptive)
         return self
 
+    def _check_adaptive(self, adaptive: Mapping[int, tuple[int, ...]]) -> None:
+        if self.algorithm not in ADAPTIVE or self.eagle_topk != 1:
+            raise ValueError(
+                "adaptive: SGLang varies the length of EAGLE and EAGLE3 chains only; use eagle_topk=1, or leave it out"
+            )
+        for batch_size, lengths in adaptive.items():
+            if (
+                batch_size < 1
+                or not lengths
+                or list(lengths) != sorted({*lengths})
+                or not 0 <= lengths[0] <= lengths[-1] <= 64
+            ):
+                raise ValueError(
+                    f"adaptive: {batch_size}: {list(lengths)} is no row; from each batch size on, the lengths that may "
+                    "be used, in ascending order, 0 to 64: {1: [3], 8: [0, 1]}"
+                )
+        if 1 not in adaptive or self.num_steps not in {length for lengths in adaptive.values() for length in lengths}:
+            raise ValueError(
+                f"adaptive: needs a row for batch size 1, and num_steps={self.num_steps}, which SGLang starts with"
+            )
+
     def _check_nothing_else_is_set(self) -> None:
-        for name in (*TREE_NUMBERS, "draft"):
+        for name in (*TREE_NUMBERS, "draft", "adaptive"):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name}: algorithm NONE drafts nothing; leave {name} out, or choose EAGLE3")
 

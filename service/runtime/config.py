@@ -10,6 +10,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
+from service.runtime import adaptive
 from service.speculation import Algorithm, SpeculativeConfig, check_attention, sglang_flags
 
 OWNED_FLAGS = frozenset(
@@ -128,7 +129,17 @@ class RuntimeConfig(BaseModel, frozen=True, extra="forbid"):
         }
         named = [part for name, value in flags.items() if value is not None for part in (f"--{name}", str(value))]
         quiet = ("--uvicorn-access-log-exclude-prefixes", *ASKED_ALL_THE_TIME)
-        return [*named, "--enable-metrics", *quiet, *sglang_flags(self.speculation), *self.extra_args]
+        return [*named, "--enable-metrics", *quiet, *self._speculation_flags(), *self.extra_args]
+
+    def _speculation_flags(self) -> list[str]:
+        flags = sglang_flags(self.speculation)
+        if self.speculation.adaptive is not None:
+            flags += [
+                "--speculative-adaptive",
+                "--speculative-adaptive-config",
+                str(adaptive.path(self.speculation.adaptive)),
+            ]
+        return flags
 
     def _node_flags(self) -> dict[str, str | int | None]:
         if self.nodes == 1:

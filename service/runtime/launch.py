@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from service.runtime import adaptive
 from service.runtime.cache import cache_dir
 from service.runtime.child import Child, ChildError
 from service.runtime.config import RuntimeConfig
@@ -34,7 +35,10 @@ def runtime(
 
     Raises:
         build.BuildError: no compiler, or it failed.
+        OSError: the cache cannot be written.
     """
+    if config.speculation.adaptive is not None:
+        adaptive.write(config.speculation.adaptive)
     log = cache_dir() / "logs" / f"runtime-{config.port}.log" if keep_log else None
     return Child("runtime", config.command(), environment(config, say), log, echo)
 

@@ -71,6 +71,34 @@ def test_a_broken_rule_names_the_field_and_a_value_that_passes(
     assert remedy in message
 
 
+CHAIN: dict[str, object] = {"num_steps": 3, "eagle_topk": 1, "num_draft_tokens": 4}
+
+
+def test_a_chains_length_may_follow_the_batch_size() -> None:
+    assert config(**CHAIN, adaptive={1: [3], 8: [0, 1]}).adaptive == {1: (3,), 8: (0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"adaptive": {1: [3]}}, "adaptive: SGLang varies the length of EAGLE and EAGLE3 chains only"),
+        ({**CHAIN, "algorithm": "STANDALONE", "adaptive": {1: [3]}}, "EAGLE and EAGLE3 chains only"),
+        ({**CHAIN, "adaptive": {}}, "a row for batch size 1"),
+        ({**CHAIN, "adaptive": {2: [3]}}, "a row for batch size 1"),
+        ({**CHAIN, "adaptive": {1: [2], 4: [1]}}, "num_steps=3, which SGLang starts with"),
+        ({**CHAIN, "adaptive": {0: [3]}}, "adaptive: 0: [3] is no row"),
+        ({**CHAIN, "adaptive": {1: []}}, "adaptive: 1: [] is no row"),
+        ({**CHAIN, "adaptive": {1: [3, 1]}}, "adaptive: 1: [3, 1] is no row"),
+        ({**CHAIN, "adaptive": {1: [-1, 3]}}, "adaptive: 1: [-1, 3] is no row"),
+        ({**CHAIN, "adaptive": {1: [3, 65]}}, "adaptive: 1: [3, 65] is no row"),
+    ],
+)
+def test_lengths_that_sglang_would_refuse_or_ignore_are_refused(fields: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        config(**fields)
+    assert sentence in refusal.value.errors()[0]["msg"]
+
+
 @pytest.mark.parametrize(
     "fields", [{"num_steps": 0}, {"eagle_topk": 0}, {"num_draft_tokens": 1}, {"algorithm": "MEDUSA"}, {"depth": 3}]
 )

@@ -1,11 +1,12 @@
 """A runtime's settings: what SGLang is told, and which settings are refused before anything starts."""
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
-from service.runtime import profiles
+from service.runtime import adaptive, profiles
 from service.runtime.config import OWNED_FLAGS, RuntimeConfig
 from service.runtime.profiles import ProfileError
 
@@ -70,7 +71,29 @@ def test_another_algorithm_does_not_inherit_the_profiles_tree() -> None:
 
 
 def test_one_number_of_the_tree_can_be_overridden() -> None:
-    assert config(speculation={"num_draft_tokens": 16}).speculation.tree == "3/4/16"
+    assert config(speculation={"num_draft_tokens": 16, "eagle_topk": 4}).speculation.tree == "3/4/16"
+
+
+def test_a_tree_given_by_the_user_is_not_made_adaptive_by_the_profile() -> None:
+    lengths = {1: [3], 8: [1]}
+    chain = {"num_steps": 3, "eagle_topk": 1, "num_draft_tokens": 4}
+    assert config(speculation={**chain, "adaptive": lengths}).speculation.adaptive == {1: (3,), 8: (1,)}
+    assert config(speculation=chain).speculation.adaptive is None
+
+
+def test_adaptive_lengths_reach_sglang_in_a_file_that_says_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AERIE_CACHE_DIR", str(tmp_path))
+    chain = {"num_steps": 3, "eagle_topk": 1, "num_draft_tokens": 4, "adaptive": {8: [0, 1], 1: [3]}}
+    loaded = config(speculation=chain)
+    assert "--speculative-adaptive" in loaded.flags()
+    file = Path(loaded.flags()[loaded.flags().index("--speculative-adaptive-config") + 1])
+    for _ in range(2):
+        assert loaded.speculation.adaptive is not None
+        adaptive.write(loaded.speculation.adaptive)
+        assert json.loads(file.read_text()) == {"1": {"candidate_steps": [3]}, "8": {"candidate_steps": [0, 1]}}
+    assert config(speculation={**chain, "adaptive": {1: [3]}}).flags() != loaded.flags()
 
 
 def test_on_cpu_sglang_is_started_through_our_kernels_and_elsewhere_by_itself() -> None:
@@ -87,12 +110,12 @@ def test_on_cpu_sglang_is_started_through_our_kernels_and_elsewhere_by_itself() 
         ({"extra_args": ("--port=1",)}, "extra_args: --port is set by Aerie"),
         ({"extra_args": ("--dp-size=2",)}, "extra_args: --dp-size: a replica is one SGLang"),
         ({"extra_args": ("--speculative-num-steps", "9")}, "extra_args: --speculative-num-steps is set by Aerie"),
-        ({"page_size": 16}, "page_size: a tree"),
+        ({"page_size": 16, "speculation": {"eagle_topk": 4, "num_draft_tokens": 8}}, "page_size: a tree"),
         ({"dtype": "int4"}, "dtype: input should be 'auto'"),
         ({"port": 70000}, "port: input should be less than or equal to 65535"),
         ({"max_running_requests": 0}, "max_running_requests: input should be greater"),
         ({"colour": "blue"}, "colour: extra inputs are not permitted"),
-        ({"speculation": {"eagle_topk": 1}}, "num_draft_tokens: a chain"),
+        ({"speculation": {"num_draft_tokens": 8}}, "num_draft_tokens: a chain"),
     ],
 )
 def test_a_broken_rule_is_one_sentence_that_begins_with_the_field(overrides: dict[str, object], sentence: str) -> None:

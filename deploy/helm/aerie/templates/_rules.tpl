@@ -243,6 +243,9 @@ cache.type: with emptyDir every node of a replica fetches for itself, and one th
 {{ $at }}.num_draft_tokens: num_steps={{ $steps }} with eagle_topk={{ $topk }} proposes at most {{ $largest }} nodes; use num_draft_tokens={{ $largest }} or fewer
 {{- end }}
 {{- end }}
+{{- if and $tree.adaptive (or (ne $topk 1) (not (has $tree.algorithm (list "EAGLE3" "EAGLE")))) }}
+{{ $at }}.adaptive: SGLang varies the length of EAGLE and EAGLE3 chains only; use eagle_topk=1, or adaptive=null
+{{- end }}
 {{- include "aerie.rules.attention" . }}
 {{- end }}
 
