@@ -11,6 +11,7 @@ from typing import Any, Self
 from loadtest.client import Client
 from loadtest.curve import Flags
 from loadtest.errors import EndpointError, UnfitPair
+from loadtest.tree import ADAPTIVE
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Runtime:
                 version=_text(server["version"]),
                 device=_text(server["device"]),
                 algorithm=None if algorithm in (None, "NONE") else algorithm,
-                tree="/".join(map(str, numbers)),
+                tree="/".join(map(str, numbers)) + (ADAPTIVE if server.get("speculative_adaptive") else ""),
                 flags=Flags.model_validate({name: server[name] for name in Flags.model_fields}),
                 max_running=_max_running(server),
             )

@@ -8,6 +8,9 @@ from typing import Self
 
 from loadtest.errors import TreeError
 
+ADAPTIVE = ", adaptive"
+"""After a runtime's chain: that of one request, whose length follows the batch size."""
+
 
 @dataclass(frozen=True, order=True)
 class Tree:

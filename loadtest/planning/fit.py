@@ -14,7 +14,7 @@ from loadtest.curve import Curve, Flags
 from loadtest.errors import PlanError
 from loadtest.planning.published import Point
 from loadtest.planning.roofline import Constants, Machine
-from loadtest.tree import Tree
+from loadtest.tree import ADAPTIVE, Tree
 
 PULL = 1e-3
 """Weight of the pull: a factor of e away costs as much as one prediction that is 3% off."""
@@ -87,7 +87,7 @@ def of_curve(curve: Curve, machine: Machine) -> list[Measurement]:
     """A calibration's step and cycle times, on a machine like this one with the curve's parallelism.
 
     Raises:
-        PlanError: the curve's speculation has no EAGLE draft, which is the only one that the model knows.
+        PlanError: the curve's speculation has no EAGLE draft, which is all that the model knows, or many trees.
     """
     machine = replace(machine, tp=curve.valid_for.flags.tp_size)
     context = curve.workload.mean_prompt_tokens + curve.workload.max_tokens / 2
@@ -97,6 +97,8 @@ def of_curve(curve: Curve, machine: Machine) -> list[Measurement]:
             raise PlanError(
                 f"the curve's speculation is {curve.speculative.algorithm}: only an EAGLE draft can be planned"
             )
+        if curve.speculative.tree.endswith(ADAPTIVE):
+            raise PlanError("the curve's chains change their length with the batch size: calibrate a tree of one size")
         tree = Tree.parse(curve.speculative.tree)
         points = curve.speculative.points
         measured += [_timed(machine, tree, point.batch_size, context, point.cycle_s) for point in points]

@@ -47,7 +47,7 @@ class Cycle(RequestResponseCycle):
         elif not self.keep_alive:
             lines.append(_CLOSE)
         self._head = b"%b%b\r\n" % (STATUS_LINE[status], b"".join(lines))
-        if self._head.count(b"\n") != len(lines) + 2:
+        if self._head.count(b"\n") != len(lines) + 2 or self._head.count(b"\r") != len(lines) + 2:
             raise RuntimeError("A header's value holds the end of a line.")
 
     def _write(self, body: bytes, *, last: bool) -> None:

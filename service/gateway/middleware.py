@@ -144,7 +144,7 @@ class BoundedBody:
         self._timeout_s = timeout_s
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serve one request, unless all of it is here with a guarded `receive`; other scopes pass."""
+        """Serve one request, with a guarded `receive` unless all of its body is here; other scopes pass."""
         if scope["type"] == "http" and not self._is_here(scope["state"]["connection"]):
             declared = header(scope, b"content-length") or ""
             receive = _BodyReader(receive, scope["state"]["connection"], declared, self._limit_bytes, self._timeout_s)

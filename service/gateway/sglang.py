@@ -59,7 +59,6 @@ class RuntimeInfo:
         """
         try:
             card, ids = models["data"][0], [card["id"] for card in models["data"]]
-            numbers = [server.get(f"speculative_{name}") for name in ("num_steps", "eagle_topk", "num_draft_tokens")]
             context_length = card.get("max_model_len")
             facts = RuntimeFacts(
                 version=server["version"],
@@ -73,12 +72,18 @@ class RuntimeInfo:
                 models=tuple(ids),
                 context_length=None if context_length is None else int(context_length),
                 facts=facts,
-                tree="/".join(map(str, numbers)) if facts.speculative else "-",
+                tree=_tree(server) if facts.speculative else "-",
                 created_s=int(card.get("created", 0)),
                 flags={name: server[name] for name in FLAGS if name in server},
             )
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise UpstreamProtocolError(f"The runtime described itself in unknown words ({error!r}).") from error
+
+
+def _tree(server: dict[str, Any]) -> str:
+    """num_steps/eagle_topk/num_draft_tokens, and whether a chain's length follows the batch size from there."""
+    numbers = [str(server.get(f"speculative_{name}")) for name in ("num_steps", "eagle_topk", "num_draft_tokens")]
+    return "/".join(numbers) + (", adaptive" if server.get("speculative_adaptive") else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ def runtime(
 
     Raises:
         build.BuildError: no compiler, or it failed.
-        OSError: the cache cannot be written.
+        OSError: there is no place for temporary files.
     """
     if config.speculation.adaptive is not None:
         adaptive.write(config.speculation.adaptive)

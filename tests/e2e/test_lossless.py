@@ -41,8 +41,10 @@ SAMPLING: dict[str, dict[str, float]] = {
     "temperature 1, top_k 20, min_p 0.05": {"temperature": 1.0, "top_k": 20, "min_p": 0.05},
 }
 DISTRIBUTIONS = ["temperature 1", "temperature 1, top_k 3, top_p 0.95"]
+CHAIN = ("--num-steps", "3", "--eagle-topk", "1", "--num-draft-tokens", "4")
+ADAPTIVE = "chains by batch size"
 TREES = {
-    "chain 3/1/4": ("--num-steps", "3", "--eagle-topk", "1", "--num-draft-tokens", "4"),
+    ADAPTIVE: (),  # the profile's own: 3/1/4 for one request, shorter for many
     "tree 3/4/8": ("--num-steps", "3", "--eagle-topk", "4", "--num-draft-tokens", "8"),
     "tree 5/4/16": ("--num-steps", "5", "--eagle-topk", "4", "--num-draft-tokens", "16"),
 }
@@ -134,7 +136,7 @@ def test_plain_decoding_does_not_depend_on_the_batch(plain: Answers) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--algorithm", "STANDALONE", "--draft", EMBEDDED_DIRECTORY, *TREES["chain 3/1/4"]),
+        ("--algorithm", "STANDALONE", "--draft", EMBEDDED_DIRECTORY, *CHAIN),
         ("--algorithm", "NGRAM", "--num-steps", "4", "--eagle-topk", "2", "--num-draft-tokens", "8"),
     ],
     ids=["STANDALONE", "NGRAM"],
@@ -152,6 +154,15 @@ def test_greedy_output_is_the_targets_one_request_at_a_time(tree: Server, plain:
 
 def test_greedy_output_is_the_targets_in_a_batch(tree: Server, plain: Answers) -> None:
     assert differing(greedy_batched(tree), plain.batched) == []
+
+
+@pytest.mark.parametrize("tree", [ADAPTIVE], indirect=True)
+def test_chains_get_shorter_in_a_batch_and_longer_again(tree: Server) -> None:
+    greedy_batched(tree)
+    tree.generate(TEXTS[0], max_new_tokens=SINGLE_TOKENS)
+    log = tree.log.read_text()
+    assert "adaptive runtime state: steps 3 -> 2" in log
+    assert "adaptive runtime state: steps 2 -> 3" in log
 
 
 @pytest.mark.parametrize("how", list(SAMPLING))

@@ -419,7 +419,7 @@ def test_a_runtime_that_dies_takes_the_command_down_with_its_last_words() -> Non
         (["--draft", "/nowhere"], "draft: there is no directory /nowhere"),
         (["--model", "/nowhere"], "model: there is no directory /nowhere"),
         (["--profile", "h900"], "profile: no profile 'h900'"),
-        (["--eagle-topk", "1"], "num_draft_tokens: a chain"),
+        (["--num-draft-tokens", "8"], "num_draft_tokens: a chain"),
         (["--algorithm", "EAGLE"], "num_steps: EAGLE needs all three tree numbers|draft: EAGLE needs a draft"),
         (["--no-speculation", "--draft", "x"], "no-speculation: plain decoding drafts nothing"),
     ],

@@ -29,6 +29,7 @@ def test_a_runtime_is_what_it_says():
         ("one", "two"),
         8,
     )
+    assert parse(EAGLE | {"speculative_adaptive": True}).tree == "3/4/8, adaptive"
     assert parse(PLAIN).algorithm is None
     assert parse(PLAIN | {"speculative_algorithm": "NONE"}).algorithm is None
     assert parse(PLAIN).max_running is None

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,8 +42,10 @@ class BuildError(RuntimeError):
     """The library cannot be built; the message says why and what to do instead."""
 
 
-def build(directory: Path | None = None, compiler: str = "g++") -> Path:
+def build(directory: Path | None = None, compiler: str = "g++", further: Sequence[str] = ()) -> Path:
     """Path of the library below `directory` (default: the cache), compiled first unless it is there already.
+
+    `further` flags are given to the compiler and the linker (scripts/sanitize.py).
 
     Raises BuildError without a compiler or when compiling fails. Safe to call from several processes at once.
     """
@@ -51,11 +54,11 @@ def build(directory: Path | None = None, compiler: str = "g++") -> Path:
         raise BuildError(
             f"{compiler} is not installed: install it, or set AERIE_CPU_OPS=torch for the slower PyTorch ops"
         )
-    place = (directory or cache_dir() / "cpu_ops") / _key(found)
+    place = (directory or cache_dir() / "cpu_ops") / _key(found, further)
     try:
         with making(place) as unfinished:
             if unfinished is not None:
-                _compile(found, unfinished)
+                _compile(found, unfinished, further)
     except OSError as error:
         raise BuildError(f"{place} cannot be written: {error.strerror or error}") from None
     return place / LIBRARY
@@ -89,14 +92,14 @@ def _link_command(compiler: str, objects: list[Path], output: Path) -> list[str]
     return [compiler, "-shared", "-fopenmp", *map(str, objects), *paths, *names, "-o", str(output)]
 
 
-def _compile(compiler: str, place: Path) -> None:
+def _compile(compiler: str, place: Path, further: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(dir=place) as name:
         scratch = Path(name)
         commands = [_torch_command(compiler, f"{part}.cpp", scratch / f"{part}.o") for part in ("bindings", "dispatch")]
         commands += [kernel_command(compiler, variant, scratch / f"{variant}.o") for variant in variants()]
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            list(pool.map(_run, commands))
-        _run(_link_command(compiler, sorted(scratch.glob("*.o")), place / LIBRARY))
+            list(pool.map(_run, [[*command, *further] for command in commands]))
+        _run([*_link_command(compiler, sorted(scratch.glob("*.o")), place / LIBRARY), *further])
 
 
 def _run(command: list[str]) -> str:
@@ -106,14 +109,14 @@ def _run(command: list[str]) -> str:
     return result.stdout
 
 
-def _key(compiler: str) -> str:
+def _key(compiler: str, further: Sequence[str]) -> str:
     """Everything the library depends on: sources, flags (all in this file), architecture, torch and the compiler."""
     from importlib.metadata import version
 
     digest = hashlib.sha256()
     for path in [Path(__file__), *sorted(SOURCES.iterdir())]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    facts = [platform.machine(), sys.version, version("torch"), _run([compiler, "--version"])]
+    facts = [platform.machine(), sys.version, version("torch"), _run([compiler, "--version"]), *further]
     digest.update("\0".join(facts).encode())
     return digest.hexdigest()[:16]
 

@@ -86,8 +86,11 @@ def test_a_curve_of_another_precision_is_told(dtype, quantization, fitting):
         assert all(f"dtype {dtype}" in line and precision in line for line in told)
 
 
-def test_a_curve_whose_speculation_has_no_eagle_draft_is_refused():
+@pytest.mark.parametrize(
+    ("other", "says"), [({"algorithm": "NGRAM"}, "NGRAM"), ({"tree": "3/1/4, adaptive"}, "change their length")]
+)
+def test_a_curve_whose_speculation_is_not_one_eagle_tree_is_refused(other, says):
     curve = curve_of(MEASURED)
-    ngram = curve.speculative.model_copy(update={"algorithm": "NGRAM"})
-    with pytest.raises(PlanError, match="NGRAM"):
-        fit.of_curve(curve.model_copy(update={"speculative": ngram}), MACHINE)
+    speculative = curve.speculative.model_copy(update=other)
+    with pytest.raises(PlanError, match=says):
+        fit.of_curve(curve.model_copy(update={"speculative": speculative}), MACHINE)

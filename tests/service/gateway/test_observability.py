@@ -16,6 +16,7 @@ from service.gateway.middleware import Observe
 from service.gateway.observe import CLASSES, POSITIONS, PROMPT_LENGTHS, Recorder, prompt_length
 from service.gateway.record import RequestRecord, Speculation, Usage
 from service.gateway.settings import Settings
+from service.gateway.sglang import RuntimeInfo
 from service.gateway.status_errors import RecentErrors
 from tests.service.gateway import scripted_upstream as wire
 from tests.service.gateway.conftest import gateway_before, until
@@ -321,3 +322,10 @@ def test_a_requests_line_below_the_level_is_not_written(configured):
 def test_a_log_that_nobody_reads_any_more_costs_no_request(configured):
     configured("json").close()
     access(logging.INFO, FIELDS)
+
+
+@pytest.mark.parametrize(("adaptive", "told"), [(True, "3/1/4, adaptive"), (False, "3/1/4"), (None, "3/1/4")])
+def test_a_chain_whose_length_follows_the_batch_size_is_told_as_that(adaptive, told):
+    tree = {"speculative_num_steps": 3, "speculative_eagle_topk": 1, "speculative_num_draft_tokens": 4}
+    server = {"version": "0.5.23", "speculative_algorithm": "EAGLE3", "speculative_adaptive": adaptive, **tree}
+    assert RuntimeInfo.parse(server, {}, {"data": [{"id": "m"}]}).tree == told

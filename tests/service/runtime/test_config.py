@@ -84,7 +84,7 @@ def test_a_tree_given_by_the_user_is_not_made_adaptive_by_the_profile() -> None:
 def test_adaptive_lengths_reach_sglang_in_a_file_that_says_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AERIE_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     chain = {"num_steps": 3, "eagle_topk": 1, "num_draft_tokens": 4, "adaptive": {8: [0, 1], 1: [3]}}
     loaded = config(speculation=chain)
     assert "--speculative-adaptive" in loaded.flags()
@@ -93,6 +93,7 @@ def test_adaptive_lengths_reach_sglang_in_a_file_that_says_them(
         assert loaded.speculation.adaptive is not None
         adaptive.write(loaded.speculation.adaptive)
         assert json.loads(file.read_text()) == {"1": {"candidate_steps": [3]}, "8": {"candidate_steps": [0, 1]}}
+        assert list(tmp_path.iterdir()) == [file]
     assert config(speculation={**chain, "adaptive": {1: [3]}}).flags() != loaded.flags()
 
 
