@@ -7,7 +7,7 @@ ARGS ?=
 export AERIE_CACHE_DIR ?= $(CURDIR)/.cache/aerie
 BIN := .venv/bin
 
-.PHONY: help setup setup-dev serve test speedup live-speedup sanitize lint types imports docs docs-check check format lock clean
+.PHONY: help setup setup-dev serve test speedup live-speedup bench-cpu sanitize lint types imports docs docs-check check format lock clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ speedup: setup-dev ## EAGLE-3 beside plain decoding on this machine (ARGS='--rou
 
 live-speedup: setup-dev ## the gateway's live speedup against a paired measurement on this machine
 	@$(BIN)/python -m scripts.live_speedup $(ARGS)
+
+bench-cpu: setup-dev ## plain decoding beside a bare loop, speculation beside plain decoding (ARGS='--rounds 3')
+	@$(BIN)/python -m scripts.bench_cpu $(ARGS)
 
 sanitize: setup-dev ## the CPU kernels' tests under AddressSanitizer, in every instruction set (ARGS='-k linear')
 	@$(BIN)/python -m scripts.sanitize $(ARGS)
