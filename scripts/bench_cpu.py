@@ -132,6 +132,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--drafting", nargs="+", choices=DRAFTING, default=list(DRAFTING))
     options = parser.parse_args()
+    if options.rounds < 2:
+        parser.error("--rounds: a spread needs two or more")
     torch.set_num_threads(options.threads)
     bare = asyncio.run(step_over_bare(options.rounds))
     found = {name: asyncio.run(drafting(name, DRAFTING[name], options)) for name in options.drafting}
