@@ -13,8 +13,11 @@ import statistics
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the runtime does; read when torch is imported
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+from service.runtime.cpu.serve import ENVIRONMENT
+
+# Threads that wait as the runtime's do; read when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", ENVIRONMENT["OMP_WAIT_POLICY"])
+os.environ.setdefault("GOMP_SPINCOUNT", ENVIRONMENT["GOMP_SPINCOUNT"])
 
 import torch
 

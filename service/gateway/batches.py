@@ -82,9 +82,8 @@ class BatchMeter:
         load = self._load
         if not (elapsed_s and load.ours):
             return
-        busy = load.busy
-        batch_size = min(busy, load.capacity)
-        index, share_s = bisect_left(BATCH_SIZES, batch_size), elapsed_s / busy
+        busy, batch_size = load.busy, self.batch_size
+        index, share_s = bucket(batch_size), elapsed_s / busy
         wall_s, shared_s, calibrated_s, baseline_tokens = self._sums.get(index, _NOTHING)
         if self.baseline is not None and (tokens_per_s := self.baseline(batch_size)) is not None:
             calibrated_s += share_s

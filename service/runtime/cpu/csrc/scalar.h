@@ -1,4 +1,4 @@
-// Scalar building blocks the compiler vectorises: bf16 conversion, exp, dot product, multiply-add.
+// Scalar building blocks the compiler vectorises: bf16 conversion, exp, dot product.
 #pragma once
 #include <math.h>
 
@@ -40,11 +40,6 @@ static inline float dot(const float* a, const float* b, int64_t n) {
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
   return sum;
-}
-
-static inline void add_scaled(float* acc, const float* row, float weight, int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) acc[i] += weight * row[i];
 }
 
 // e^x to about 1e-7 relative, branch-free (libm's expf is not vectorised). Cephes' polynomial; the integer part of
