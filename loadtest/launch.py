@@ -145,8 +145,8 @@ def program() -> str:
 
 
 def _free_port() -> int:
-    """Below those that Linux gives to outgoing connections: a runtime binds it a minute later."""
-    for port in random.sample(range(20_000, 32_768), 100):
+    """Below those that Linux and SGLang (22000 to 29999) take for themselves: a runtime binds it a minute later."""
+    for port in random.sample(range(10_000, 22_000), 100):
         with socket.socket() as candidate, suppress(OSError):
             candidate.bind(("127.0.0.1", port))
             return port
