@@ -40,8 +40,8 @@ def chatml(prompt: str) -> str:
 def free_port() -> int:
     """A port nobody has.
 
-    Below those that Linux gives to outgoing connections and SGLang's scheduler takes (22000 to 29999, when it starts): a
-    server that binds a minute later shall still find it free.
+    Below those that Linux gives to outgoing connections and SGLang's scheduler takes (22000 to 29999): a server that
+    binds a minute later shall still find it free.
     """
     for port in random.sample(range(10_000, 22_000), 100):
         with socket.socket() as candidate, contextlib.suppress(OSError):

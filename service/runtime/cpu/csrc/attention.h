@@ -25,22 +25,24 @@ static void score_keys(const AttentionArgs<T>& a, const T* q, int64_t rows, T* p
       for (int64_t i = row * row_size; i < row * row_size + keys; ++i) scores[i] = a.logit_cap * tanhf(scores[i] / a.logit_cap);
 }
 
-// -inf for the keys begin .. begin + keys that the query does not see.
-static void hide_keys(const Query& query, float* scores, int64_t begin, int64_t keys) {
+// -inf for what the query does not see of the keys begin .. begin + row_size, of which the last may be no keys at all.
+static void hide_keys(const Query& query, float* scores, int64_t begin, int64_t row_size) {
   for (int64_t key = begin; key < query.from; ++key) scores[key - begin] = -INFINITY;
-  for (int64_t key = query.to; key < begin + keys; ++key) scores[key - begin] = -INFINITY;
+  for (int64_t key = query.to; key < begin + row_size; ++key) scores[key - begin] = -INFINITY;
   if (!query.tree_mask) return;
   for (int64_t key = query.prefix > begin ? query.prefix : begin; key < query.to; ++key)
     if (!query.tree_mask[key - query.prefix]) scores[key - begin] = -INFINITY;
 }
 
-// scores[keys] of one query and head -> weights; returns their sum. Hidden keys have a score of -inf and weight 0.
-static float softmax_in_place(float* scores, int64_t keys) {
+// scores[row_size] of one query and head -> weights; returns their sum. Hidden keys have a score of -inf and weight 0.
+// Whole panels, so that a vector's lane sums up the same keys however many hidden ones follow: a token that is verified
+// after its prefix and one that is decoded there have the same sum, to the bit.
+static float softmax_in_place(float* scores, int64_t row_size) {
   float top = -INFINITY, sum = 0.f;
 #pragma omp simd reduction(max : top)
-  for (int64_t i = 0; i < keys; ++i) top = scores[i] > top ? scores[i] : top;
+  for (int64_t i = 0; i < row_size; ++i) top = scores[i] > top ? scores[i] : top;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < keys; ++i) {
+  for (int64_t i = 0; i < row_size; ++i) {
     const float weight = scores[i] == -INFINITY ? 0.f : exp_f32(scores[i] - top);
     scores[i] = weight;
     sum += weight;
@@ -100,11 +102,11 @@ static void attention(const AttentionArgs<T>& a) {
   }
   score_keys(a, q, rows, reinterpret_cast<T*>(block), scores, row_size, slots, keys);
   for (int64_t i = 0; i < rows * size; ++i) acc[i] = 0.f;
-  for (int64_t row = 0; row < rows; ++row) hide_keys(a.queries[row / a.group], scores + row * row_size, begin, keys);
+  for (int64_t row = 0; row < rows; ++row) hide_keys(a.queries[row / a.group], scores + row * row_size, begin, row_size);
   for (int64_t row = 0; row < rows; ++row) {
     // Divided out here rather than at the end: weights of one row sum to 1 whatever the keys' number.
     float* weights = scores + row * row_size;
-    const float share = 1.f / softmax_in_place(weights, keys);
+    const float share = 1.f / softmax_in_place(weights, row_size);
     for (int64_t i = 0; i < keys; ++i) weights[i] *= share;
   }
   mix_values(a, acc, rows, block, scores, row_size, slots, keys);

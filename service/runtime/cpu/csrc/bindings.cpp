@@ -270,18 +270,27 @@ void extend_attention(const Tensor& q_extend, const OptionalTensor&, const Optio
 
 // ---- sampling --------------------------------------------------------------------------------------------------
 
-Tensor murmur_hash32(const Tensor& seed, const Tensor& positions, const Tensor& col_indices) {
-  const char* op = "murmur_hash32_cpu";
-  const int64_t rows = seed.numel(), columns = col_indices.numel();
+// out [rows, columns] of a function of (seed, position) of the row and of the column's token id.
+template <typename T>
+Tensor by_column(const char* op, at::ScalarType type, const Tensor& seed, const Tensor& positions, const Tensor& token_ids,
+                 void (*fill)(uint64_t, uint32_t, const int64_t*, T*, int64_t)) {
+  const int64_t rows = seed.numel(), columns = token_ids.numel();
   TORCH_CHECK(seed.dim() == 1 && seed.element_size() == 8 && !seed.is_floating_point(), op, ": seeds must be 64-bit integers");
-  const Tensor at_position = indices(op, positions, rows), column = indices(op, col_indices, columns), seeds = seed.contiguous();
-  Tensor out = at::empty({rows, columns}, seed.options().dtype(at::kUInt32));
+  const Tensor at_position = indices(op, positions, rows), column = indices(op, token_ids, columns), seeds = seed.contiguous();
+  Tensor out = at::empty({rows, columns}, seed.options().dtype(type));
   at::parallel_for(0, rows, grain(columns), [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row)
-      kernels().murmur_hash(data<uint64_t>(seeds)[row], uint32_t(data<int64_t>(at_position)[row]), data<int64_t>(column),
-                            data<uint32_t>(out) + row * columns, columns);
+      fill(data<uint64_t>(seeds)[row], uint32_t(data<int64_t>(at_position)[row]), data<int64_t>(column), data<T>(out) + row * columns, columns);
   });
   return out;
+}
+
+Tensor murmur_hash32(const Tensor& seed, const Tensor& positions, const Tensor& col_indices) {
+  return by_column<uint32_t>("murmur_hash32_cpu", at::kUInt32, seed, positions, col_indices, kernels().murmur_hash);
+}
+
+Tensor draw_noise(const Tensor& seeds, const Tensor& positions, const Tensor& token_ids) {
+  return by_column<float>("draw_noise", at::kFloat, seeds, positions, token_ids, kernels().draw_noise);
 }
 
 Tensor draw_tokens(const Tensor& probs, const Tensor& top_ks, const Tensor& top_ps, const Tensor& min_ps, const Tensor& seeds,
@@ -321,6 +330,7 @@ TORCH_LIBRARY_IMPL(sgl_kernel, CPU, m) {
 
 TORCH_LIBRARY_IMPL(aerie_cpu, CPU, m) {
   m.impl("draw_tokens", &aerie::draw_tokens);
+  m.impl("draw_noise", &aerie::draw_noise);
   m.impl("copy_slots", &aerie::copy_slots);
 }
 

@@ -31,6 +31,18 @@ static void murmur_hash(uint64_t seed, uint32_t position, const int64_t* columns
   for (int64_t i = 0; i < count; ++i) out[i] = hash_column(prefix, uint32_t(columns[i]));
 }
 
+// -log(E_i) of the race below, the Gumbel noise of a draw: the token drawn is the argmax of log(p_i) + noise_i, up to
+// float32. -log(u) is taken from 1 - u where u is near 1, or the likeliest winners would have no digits.
+static void draw_noise(uint64_t seed, uint32_t position, const int64_t* columns, float* out, int64_t count) {
+  const uint32_t prefix = hash_prefix(seed, position);
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t hash = hash_column(prefix, uint32_t(columns[i]));
+    const float u = (float(hash) + 0.5f) * 0x1p-32f, rest = (float(~hash) + 0.5f) * 0x1p-32f;
+    out[i] = -log_f32(-(rest < 0.25f ? log1p_small(-rest) : log_f32(u)));
+  }
+}
+
 struct Race {
   double best_rate = -1.0;  // p / E of the leader
   int32_t leader = 0;

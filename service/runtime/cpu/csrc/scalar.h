@@ -59,4 +59,26 @@ static inline float exp_f32(float x) {
   return (poly * r * r + r + 1.f) * from_bits((to_bits(shifted) + 127u) << 23);
 }
 
+// ln of 1 + z for z in (-0.3, 0.42), to about 1e-7 relative: Cephes' polynomial.
+static inline float log1p_small(float z) {
+  float poly = 7.0376836292e-2f;
+  poly = poly * z - 1.1514610310e-1f;
+  poly = poly * z + 1.1676998740e-1f;
+  poly = poly * z - 1.2420140846e-1f;
+  poly = poly * z + 1.4249322787e-1f;
+  poly = poly * z - 1.6668057665e-1f;
+  poly = poly * z + 2.0000714765e-1f;
+  poly = poly * z - 2.4999993993e-1f;
+  poly = poly * z + 3.3333331174e-1f;
+  return z - 0.5f * z * z + z * z * z * poly;
+}
+
+// ln x of a normal positive x, branch-free (libm's logf is not vectorised).
+static inline float log_f32(float x) {
+  const uint32_t bits = to_bits(x) - 0x3f3504f3u;  // of sqrt(1/2): the rest is in [sqrt(1/2), sqrt(2))
+  const float exponent = float(int32_t(bits) >> 23);
+  const float rest = from_bits((bits & 0x7fffffu) + 0x3f3504f3u);
+  return log1p_small(rest - 1.f) + exponent * 0.693147181f;
+}
+
 }  // namespace aerie::AERIE_ISA

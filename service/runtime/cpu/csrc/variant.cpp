@@ -24,6 +24,7 @@ const Kernels table = {
     &attention<float>,
     &attention<bf16>,
     &murmur_hash,
+    &draw_noise,
     &draw_token,
 };
 

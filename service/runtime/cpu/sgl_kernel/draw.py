@@ -11,6 +11,7 @@ MURMUR_SCHEMA = "murmur_hash32_cpu(Tensor seed, Tensor positions, Tensor col_ind
 DRAW_SCHEMA = (
     "draw_tokens(Tensor probs, Tensor top_ks, Tensor top_ps, Tensor min_ps, Tensor seeds, Tensor positions) -> Tensor"
 )
+NOISE_SCHEMA = "draw_noise(Tensor seeds, Tensor positions, Tensor token_ids) -> Tensor"
 COPY_SCHEMA = "copy_slots(Tensor buffers, Tensor bytes_per_slot, Tensor targets, Tensor sources) -> ()"
 
 _WORD = 0xFFFFFFFF
@@ -57,15 +58,24 @@ def keep_likeliest(probs_RV: Tensor, top_ks: Tensor, top_ps: Tensor, min_ps: Ten
     return sorted_RV.masked_fill(rejected & (rank > 0), 0), ids_RV
 
 
+def _waits(seeds: Tensor, positions: Tensor, token_ids: Tensor) -> Tensor:
+    """E_i = -log(u_i), float64 [R, N], u_i hashed from (seed, position, token id)."""
+    hashed = murmur_hash32_cpu(seeds.long(), positions, token_ids).double() / _WORD
+    return hashed.log_().neg_().clamp_(min=2.0**-32, max=1.79e308)
+
+
+def draw_noise(seeds: Tensor, positions: Tensor, token_ids: Tensor) -> Tensor:
+    """Gumbel noise of the race, -log(E_i), float32 [R, N]: the drawn token is the argmax of log(weight_i) + noise_i."""
+    return _waits(seeds, positions, token_ids).log_().neg_().float()
+
+
 def race(weights_RV: Tensor, ids_RV: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
     """Column [R] of the winner of an exponential race: an exact draw proportional to the weights.
 
-    Token i of a row finishes after E_i / weight_i, E_i = -log(u_i), u_i hashed from (seed, position, token id): the
-    Gumbel-argmax of SGLang's multinomial_with_seed, with one logarithm less.
+    Token i of a row finishes after E_i / weight_i: the Gumbel-argmax of SGLang's multinomial_with_seed, with one
+    logarithm less.
     """
-    vocab = torch.arange(weights_RV.shape[-1])
-    hashed = murmur_hash32_cpu(seeds.long(), positions, vocab).double() / _WORD
-    waits = hashed.log_().neg_().clamp_(min=2.0**-32, max=1.79e308).gather(1, ids_RV)
+    waits = _waits(seeds, positions, torch.arange(weights_RV.shape[-1])).gather(1, ids_RV)
     return torch.where(weights_RV > 0, weights_RV.double() / waits, -1.0).argmax(dim=-1)
 
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from .conftest import COMPILED, implementation
 from .test_ops import close, dtypes
 
 SLOTS = 160
@@ -158,3 +159,18 @@ def test_a_quantised_cache_and_differing_head_sizes_are_refused(ops):
 def test_a_tree_on_a_sliding_window_layer_is_refused(ops):
     with pytest.raises(NotImplementedError, match="eagle-topk 1"):
         Case(torch.float32, 64, 4, 2, [4], [2]).extend(ops, tree_mask=torch.ones(4, dtype=torch.bool), window=3)
+
+
+@dtypes
+@pytest.mark.skipif(not COMPILED, reason="AERIE_CPU_OPS=torch")
+@pytest.mark.parametrize("length", [15, 16, 17, 34])
+def test_verifying_a_chain_has_the_bits_of_decoding_it(length, dtype):
+    """Whatever number of keys the chain's later tokens add to a block. The compiled kernel's law, not PyTorch's."""
+    ops = implementation("compiled")
+    chain = Case(dtype, 64, 9, 3, [length + 4], [4])
+    mask = torch.ones(4, 4, dtype=torch.bool).tril()
+    verified = chain.extend(ops, tree_mask=mask.flatten()).clone()
+    for node in range(4):
+        one = Case(dtype, 64, 9, 3, [length + node + 1], [1])
+        one.k, one.v, one.table, one.q = chain.k, chain.v, chain.table, chain.q[node : node + 1]
+        assert torch.equal(one.decode(ops)[0], verified[node])

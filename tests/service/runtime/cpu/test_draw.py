@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from scipy.stats import chisquare
+from scipy.stats import chisquare, kstest
 
 from .conftest import COMPILED, implementation
 
@@ -147,3 +147,20 @@ def test_a_token_of_probability_zero_is_never_drawn(ops):
 
 def test_nothing_to_draw_from_is_fine(ops):
     assert draw(ops, torch.empty(0, 10)).shape == (0,)
+
+
+def test_the_noise_of_a_draw_added_to_the_logarithms_puts_the_drawn_token_first(ops):
+    probs, rows = (3 * torch.randn(200, 301)).softmax(-1), torch.arange(200)
+    noise = ops.draw_noise(rows * 7919, rows + 5, torch.arange(301))
+    assert noise.dtype == torch.float32
+    drawn = draw(ops, probs, seeds=rows * 7919, positions=rows + 5)
+    assert (probs.log() + noise).argmax(-1).tolist() == drawn.tolist()
+
+
+def test_noise_is_gumbel_noise_of_the_named_tokens(ops):
+    ids = torch.tensor([5, 3, 48_000])
+    rows = torch.arange(20_000)
+    noise = ops.draw_noise(rows, rows, ids)
+    assert torch.equal(noise[:, 1:2], ops.draw_noise(rows, rows, ids[1:2]))
+    assert kstest(noise.flatten().double(), "gumbel_r").pvalue > 1e-3
+    assert ops.draw_noise(rows[:0], rows[:0], ids).shape == (0, 3)

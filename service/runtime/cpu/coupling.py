@@ -1,0 +1,59 @@
+# ruff: noqa: ANN401, N806  SGLang's objects; shape suffixes
+"""Drafts drawn with the target's own randomness: what lets a chain be accepted at temperature above 0.
+
+The target's token is the winner of a race (csrc/sampling.h) whose noise hangs on the request's seed, the position and
+the token alone. So the draft model runs the same race with its own distribution: it proposes not its likeliest token
+but the one that the target will draw, as far as it knows the target (Gumbel coupling: Daliri, Musco and Suresh, arXiv
+2408.07978). A tree grows by the same noise. What is emitted stays the target's draw, whatever was proposed.
+
+Shapes: B requests, R rows of logits, D draft vocabulary.
+"""
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def propose_draws(
+    output: Any,
+    draft: Any,
+    _input_ids: Tensor,
+    positions: Tensor,
+    forward_batch: Any,
+    *_args: object,
+    **_kwargs: object,
+) -> Any:
+    """After LlamaForCausalLMEagle3.forward: the noise of the draw joins the logits [R, D] of requests that sample.
+
+    A row of the draft's at position p is about the token that follows position p + 1, its input being one ahead.
+    """
+    info, logits_RD = forward_batch.sampling_info, output.next_token_logits
+    if info is None or info.is_all_greedy or logits_RD is None or not len(logits_RD):
+        return output
+    if len(positions) != len(logits_RD):  # a prompt: one row of logits for each request
+        positions = positions[forward_batch.extend_seq_lens.cumsum(0) - 1]
+    rows = len(logits_RD) // len(info.temperatures)
+
+    def per_row(per_request: Tensor) -> Tensor:
+        return per_request.repeat_interleave(rows, dim=0)
+
+    scaled_RD = logits_RD / per_row(info.temperatures)
+    top_ks = per_row(info.top_ks)
+    if info.need_top_k_sampling or info.need_top_p_sampling or info.need_min_p_sampling:
+        draw = importlib.import_module("sgl_kernel.draw")  # this process's copy, under the name SGLang uses
+        weights, ids = draw.keep_likeliest(scaled_RD.softmax(-1), top_ks, per_row(info.top_ps), per_row(info.min_ps))
+        scaled_RD = scaled_RD.scatter(1, ids, scaled_RD.gather(1, ids).masked_fill_(weights == 0, -torch.inf))
+    token_ids = torch.arange(logits_RD.shape[1]) if draft.hot_token_id is None else draft.hot_token_id
+    noise_RD = torch.ops.aerie_cpu.draw_noise(per_row(info.sampling_seed), positions + 1, token_ids)
+    output.next_token_logits = torch.where(top_ks.unsqueeze(1) > 1, scaled_RD + noise_RD, logits_RD)
+    return output
+
+
+def register() -> None:
+    """Register the hook; SGLang applies it in load_plugins(), in every process it starts."""
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType  # noqa: PLC0415  not before prepare_process
+
+    draft = "sglang.srt.models.llama_eagle3.LlamaForCausalLMEagle3.forward"
+    HookRegistry.register(draft, propose_draws, HookType.AFTER)
