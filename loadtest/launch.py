@@ -1,4 +1,4 @@
-"""Endpoints: those that a URL names, and runtimes that are started for a measurement and ended after it.
+"""Endpoints: those that a URL names, and servers that are started for a measurement and ended after it.
 
     http://127.0.0.1:30000                               one that runs already
     speculation                                          `aerie runtime`: the profile's draft and tree
@@ -76,22 +76,36 @@ async def started(endpoint: Endpoint, profile: str | None, say: Say) -> AsyncIte
     if endpoint.options is None:
         yield endpoint.text
         return
-    port = _free_port()
+    port = free_port()
     command = [program(), "runtime", "--runtime-port", str(port), *profile_options(profile), *endpoint.options]
+    async with serving(endpoint.text, command, f"http://127.0.0.1:{port}/ready", say):
+        yield f"http://127.0.0.1:{port}"
+
+
+@asynccontextmanager
+async def serving(name: str, command: Sequence[str], ready_url: str, say: Say, **environ: str) -> AsyncIterator[None]:
+    """A server of one's own, from when it answers under `ready_url`; ended afterwards. `environ` is added to ours.
+
+    Raises:
+        EndpointError: it ends before it is ready.
+    """
+    words = Path(command[0]).name
     with tempfile.NamedTemporaryFile(prefix="aerie-bench-", suffix=".log") as log:
-        say(f"starting aerie {shlex.join(command[1:])}")
+        say(f"starting {words} {shlex.join(command[1:])}")
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # a Ctrl-C is this process's, which then ends the runtime
+            env=os.environ | environ,
+            start_new_session=True,  # a Ctrl-C is this process's, which then ends the server
             preexec_fn=_die_with_parent,
         )
         try:
-            url = f"http://127.0.0.1:{port}"
-            await _ready(process, url, Path(log.name), endpoint)
-            yield url
+            if not await _ready(process, ready_url):
+                ended = f"{words} ended with status {process.returncode}"
+                raise EndpointError(f"{name}: {ended}: {_end_of(Path(log.name))}")
+            yield
         finally:
             await _end(process)
 
@@ -107,16 +121,15 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-async def _ready(process: asyncio.subprocess.Process, url: str, log: Path, endpoint: Endpoint) -> None:
+async def _ready(process: asyncio.subprocess.Process, url: str) -> bool:
+    """Waits; whether it got ready before it ended."""
     async with httpx.AsyncClient(trust_env=False) as client:
         while process.returncode is None:
-            try:
-                if (await client.get(f"{url}/ready")).is_success:
-                    return
-            except httpx.TransportError:
-                pass  # it does not listen yet
+            with suppress(httpx.TransportError):  # it does not listen yet
+                if (await client.get(url)).is_success:
+                    return True
             await asyncio.sleep(_POLL_S)
-    raise EndpointError(f"{endpoint.text}: `aerie runtime` ended with status {process.returncode}: {_end_of(log)}")
+    return False
 
 
 def _end_of(log: Path) -> str:
@@ -144,7 +157,7 @@ def program() -> str:
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Below those that Linux and SGLang (22000 to 29999) take for themselves: a runtime binds it a minute later."""
     for port in random.sample(range(10_000, 22_000), 100):
         with socket.socket() as candidate, suppress(OSError):
