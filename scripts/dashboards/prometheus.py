@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from loadtest.launch import free_port
 from scripts import tools
-from tests.e2e.servers import free_port
 
 RULES = Path(__file__).resolve().parents[2] / "deploy" / "helm" / "aerie" / "rules"
 READY_S = 60

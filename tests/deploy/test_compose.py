@@ -16,6 +16,7 @@ import httpx
 import pytest
 import yaml
 
+from loadtest.launch import free_port
 from scripts import tools
 from scripts.dashboards.prometheus import Prometheus
 from service.gateway.config import GatewayConfig
@@ -23,7 +24,7 @@ from service.gateway.strict_yaml import parse
 from service.runtime import profiles
 from tests.deploy.queries import CHART
 from tests.deploy.stages import ROOT
-from tests.e2e.servers import Server, free_port, gateway
+from tests.e2e.servers import Server, gateway
 
 FILE = ROOT / "docker-compose.yml"
 DEFAULT = re.compile(r"\$\{\w+:-([^}]*)\}")

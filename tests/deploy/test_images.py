@@ -12,8 +12,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from loadtest.launch import free_port
 from tests.deploy.stages import DOCKERFILE, ROOT, WORK, Build, Stage, impossible, indexes, stages
-from tests.e2e.servers import free_port
 
 BASE_BYTES = 130_000_000
 """Of python:3.11-slim, at most; what its users tell is 121 to 130 MB. Docker is not here to ask."""

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tests.e2e.servers import free_port
+from loadtest.launch import free_port
 
 PATIENCE_S = 120
 _FLAGS = [

@@ -3,9 +3,7 @@
 import contextlib
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from loadtest.launch import free_port
 
 ROOT = Path(__file__).parents[2]
 BUDGET_S = 300
@@ -35,19 +35,6 @@ def prompts() -> list[str]:
 def chatml(prompt: str) -> str:
     """The prompt as SmolLM2's chat template writes it."""
     return f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
-
-
-def free_port() -> int:
-    """A port nobody has.
-
-    Below those that Linux gives to outgoing connections and SGLang's scheduler takes (22000 to 29999): a server that
-    binds a minute later shall still find it free.
-    """
-    for port in random.sample(range(10_000, 22_000), 100):
-        with socket.socket() as candidate, contextlib.suppress(OSError):
-            candidate.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no free port found")
 
 
 class Server:

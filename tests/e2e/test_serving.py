@@ -16,10 +16,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from loadtest.launch import free_port
 from service.runtime.cache import cache_dir
 from service.runtime.model_source import EMBEDDED
 from service.runtime.profiles import ROOT
-from tests.e2e.servers import Server, aerie, chatml, free_port, prompts
+from tests.e2e.servers import Server, aerie, chatml, prompts
 
 Capture = pytest.CaptureFixture[str]
 BF16_EPSILON = 0.5  # in logits; float32 gaps of up to 0.12 were seen to flip in bf16

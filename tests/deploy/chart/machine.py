@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from loadtest.launch import free_port
 from service.runtime.cache import cache_dir
 from tests.deploy.chart.pods import Pod, arguments, config_map, environment
 from tests.deploy.chart.render import Objects
-from tests.e2e.servers import Server, free_port
+from tests.e2e.servers import Server
 
 
 class Container(NamedTuple):
