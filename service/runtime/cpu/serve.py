@@ -53,7 +53,7 @@ def prepare_process() -> None:
         os.environ.setdefault(name, value)
     if str(HERE) not in sys.path:
         sys.path.insert(0, str(HERE))  # where `import sgl_kernel` finds ours
-    from service.runtime.cpu import coupling, door, head, sampling, stubs
+    from service.runtime.cpu import coupling, decoder, door, head, sampling, stubs
 
     stubs.install()
     import torch
@@ -65,6 +65,7 @@ def prepare_process() -> None:
     door.register()
     head.register()
     coupling.register()
+    decoder.register()
 
 
 # Flags of which only some values can be served, with all their spellings.

@@ -11,7 +11,7 @@
 #include <tuple>
 #include <vector>
 
-#include "checks.h"
+#include "decoder.h"
 
 namespace aerie {
 namespace {
@@ -66,11 +66,6 @@ Tensor silu_and_mul(const Tensor& input) {
     });
   });
   return out;
-}
-
-// Whether convert_weight_packed packs a weight of this shape and dtype; others are kept as they are.
-bool is_packed(const Tensor& weight) {
-  return weight.dim() == 2 && weight.scalar_type() == at::kBFloat16 && weight.size(0) % panel_width == 0 && weight.size(1) % 2 == 0;
 }
 
 Tensor pack_weight(const Tensor& weight) {
@@ -175,44 +170,19 @@ void copy_slots(const Tensor& buffers, const Tensor& bytes_per_slot, const Tenso
 
 // ---- attention -------------------------------------------------------------------------------------------------
 
-// Enough queries to amortise converting a K or V row, few enough that their scores stay in cache.
-constexpr int64_t queries_per_block = 4;
 // Multiply-adds below which threads cost more than they bring.
 constexpr int64_t parallel_work = 1 << 18;
 
-void attend(const Batch& b, const std::vector<Query>& queries) {
-  std::vector<std::pair<int64_t, int64_t>> blocks;  // [first, last) queries of one request
-  int64_t keys = 0, work = 0;
-  for (int64_t i = 0; i < int64_t(queries.size()); ++i) {
-    const Query& query = queries[i];
-    TORCH_CHECK(query.token >= 0 && query.token < b.q.size(0), b.op, ": token ", query.token, " of ", b.q.size(0));
-    const bool joins = !blocks.empty() && i - blocks.back().first < queries_per_block && queries[blocks.back().first].slots == query.slots;
-    if (!joins) blocks.push_back({i, i});
-    blocks.back().second = i + 1;
-    keys = std::max(keys, query.to);
-    work += 2 * query.to * b.q.size(1) * b.q.size(2);
-  }
-  const int64_t kv_heads = b.k_cache.size(1), group = b.q.size(1) / kv_heads, head_size = b.q.size(2);
-  const int64_t items = int64_t(blocks.size()) * kv_heads;
+void attend(const Batch& b, const Plan& plan) {
+  const int64_t items = int64_t(plan.blocks.size()) * b.k_cache.size(1), work = 2 * plan.pairs * b.q.size(1) * b.q.size(2);
   by_dtype(b.op, b.q, [&](auto tag) {
     using T = decltype(tag);
-    const auto kernel = pick<T>(kernels().attention_f32, kernels().attention_bf16);
     at::parallel_for(0, items, work < parallel_work ? std::max<int64_t>(items, 1) : 1, [&](int64_t first, int64_t last) {
-      const std::unique_ptr<float[]> scratch(new float[attention_scratch(queries_per_block, group, head_size, keys)]);
-      for (int64_t item = first; item < last; ++item) {
-        const auto [from, to] = blocks[item / kv_heads];
-        const int64_t head = item % kv_heads;
-        kernel({data<T>(b.q) + head * group * b.q.stride(1), b.q.stride(0), b.q.stride(1),
-                data<T>(b.out) + head * group * b.out.stride(1), b.out.stride(0), b.out.stride(1),
-                data<T>(b.k_cache) + head * b.k_cache.stride(1), data<T>(b.v_cache) + head * b.v_cache.stride(1),
-                b.k_cache.stride(0), b.v_cache.stride(0), queries.data() + from, to - from, group, head_size,
-                float(b.scale), float(b.logit_cap), scratch.get()});
-      }
+      const std::unique_ptr<float[]> scratch(new float[plan.scratch(b)]);
+      attend_items(b, plan, attention_args<T>(b, scratch.get()), first, last);
     });
   });
 }
-
-int64_t window_start(int64_t position, int64_t window) { return window > 0 ? std::max<int64_t>(0, position + 1 - window) : 0; }
 
 void decode_attention(const Tensor& query, Tensor k_cache, Tensor v_cache, double, double, Tensor output, const OptionalTensor& key,
                       const OptionalTensor& value, const Tensor& loc, const Tensor&, const Tensor& req_to_token,
@@ -224,16 +194,8 @@ void decode_attention(const Tensor& query, Tensor k_cache, Tensor v_cache, doubl
   check_batch(batch);
   TORCH_CHECK(key.has_value() == value.has_value(), op, ": key without value");
   if (key) store_cache(*key, *value, k_cache, v_cache, loc, k_cache.size(1) * k_cache.size(2));
-  const int64_t count = seq_lens.numel();
-  const Tensor requests = indices(op, req_pool_indices, count), lengths = indices(op, seq_lens, count);
-  std::vector<Query> queries;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t length = data<int64_t>(lengths)[i];
-    TORCH_CHECK(length > 0, op, ": sequence length ", length);
-    queries.push_back({request_slots(batch, data<int64_t>(requests)[i], length), i, window_start(length - 1, sliding_window_size),
-                       length, length, nullptr});
-  }
-  attend(batch, queries);
+  const Tensor one = at::ones_like(seq_lens), row = at::arange(seq_lens.numel(), seq_lens.options());
+  attend(batch, plan_extend(batch, req_pool_indices, seq_lens, one, row, sliding_window_size, std::nullopt, true));
 }
 
 void extend_attention(const Tensor& q_extend, const OptionalTensor&, const OptionalTensor&, Tensor o_extend, const Tensor& k_buffer,
@@ -245,27 +207,7 @@ void extend_attention(const Tensor& q_extend, const OptionalTensor&, const Optio
   check_supported(op, is_cross_attn, encoder_lens, sinks);
   const Batch batch{op, q_extend, o_extend, k_buffer, v_buffer, req_to_token, sm_scale, logit_cap};
   check_batch(batch);
-  TORCH_CHECK_NOT_IMPLEMENTED(!tree_mask || sliding_window_size <= 0, op,
-      ": a token tree on a sliding-window layer is not supported by Aerie's CPU runtime; use --speculative-eagle-topk 1");
-  const int64_t count = seq_lens.numel();
-  const Tensor requests = indices(op, req_pool_indices, count), lengths = indices(op, seq_lens, count),
-               extends = indices(op, extend_seq_lens, count), starts = indices(op, extend_start_loc, count);
-  TORCH_CHECK(!tree_mask || (tree_mask->scalar_type() == at::kBool && tree_mask->is_contiguous()), op, ": tree_mask must be contiguous bool");
-  std::vector<Query> queries;
-  int64_t mask_at = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t length = data<int64_t>(lengths)[i], extend = data<int64_t>(extends)[i], prefix = length - extend;
-    TORCH_CHECK(extend >= 0 && prefix >= 0, op, ": ", extend, " new tokens in a sequence of ", length);
-    TORCH_CHECK(!tree_mask || mask_at + extend * extend <= tree_mask->numel(), op, ": tree_mask is too short");
-    const int32_t* slots = request_slots(batch, data<int64_t>(requests)[i], length);
-    for (int64_t j = 0; j < extend; ++j) {
-      const bool* mask = tree_mask ? data<bool>(*tree_mask) + mask_at + j * extend : nullptr;
-      const int64_t to = mask || !is_causal ? length : prefix + j + 1;
-      queries.push_back({slots, data<int64_t>(starts)[i] + j, window_start(prefix + j, sliding_window_size), to, prefix, mask});
-    }
-    mask_at += extend * extend;
-  }
-  attend(batch, queries);
+  attend(batch, plan_extend(batch, req_pool_indices, seq_lens, extend_seq_lens, extend_start_loc, sliding_window_size, tree_mask, is_causal));
 }
 
 // ---- sampling --------------------------------------------------------------------------------------------------
@@ -329,6 +271,7 @@ TORCH_LIBRARY_IMPL(sgl_kernel, CPU, m) {
 }
 
 TORCH_LIBRARY_IMPL(aerie_cpu, CPU, m) {
+  m.impl("decoder_layers", &aerie::decoder_layers);
   m.impl("draw_tokens", &aerie::draw_tokens);
   m.impl("draw_noise", &aerie::draw_noise);
   m.impl("copy_slots", &aerie::copy_slots);

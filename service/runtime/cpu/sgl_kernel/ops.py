@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .attention import DECODE_SCHEMA, EXTEND_SCHEMA, decode_attention_cpu, extend_attention_cpu
+from .decoder import DECODER_SCHEMA, decoder_layers
 from .draw import COPY_SCHEMA, DRAW_SCHEMA, MURMUR_SCHEMA, NOISE_SCHEMA, draw_noise, draw_tokens, murmur_hash32_cpu
 from .kv import copy_slots
 from .library import Op
@@ -137,6 +138,7 @@ OPS = [
     Op("sgl_kernel", DECODE_SCHEMA, decode_attention_cpu),
     Op("sgl_kernel", EXTEND_SCHEMA, extend_attention_cpu),
     Op("sgl_kernel", MURMUR_SCHEMA, murmur_hash32_cpu),
+    Op("aerie_cpu", DECODER_SCHEMA, decoder_layers),
     Op("aerie_cpu", DRAW_SCHEMA, draw_tokens),
     Op("aerie_cpu", NOISE_SCHEMA, draw_noise),
     Op("aerie_cpu", COPY_SCHEMA, copy_slots),

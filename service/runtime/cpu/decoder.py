@@ -1,0 +1,176 @@
+# ruff: noqa: ANN401, N806, PLC0415  SGLang's objects; shape suffixes; its imports wait for prepare_process
+"""Runs a Llama model's decoder layers, and EAGLE-3's, as one op: hooks on SGLang's two LlamaModel.forward.
+
+Of a small model's decoding step, more than half is Python between the kernels of its layers. `aerie_cpu::decoder_layers`
+(sgl_kernel/decoder.py) is told once a pass what they share, and gives the same bits. What it was not made for goes
+through SGLang's own layers: float32, biases, sliding windows, subclasses with layers of their own.
+
+Shapes: T tokens, E hidden size.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_REMEMBERED = "aerie_layers"
+_packings = 0  # how often this process packed a weight: what is remembered of a model holds until there is a newer one
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What a model's layers bring to every pass."""
+
+    weights: list[Tensor]
+    final_norm: Tensor
+    hidden_norm: Tensor | None  # EAGLE-3's
+    eps: float
+    rotary: Any
+    ids: list[int]
+    scaling: float
+
+
+def count_packing(*_: object) -> None:
+    """After UnquantizedLinearMethod.process_weights_after_loading."""
+    global _packings  # noqa: PLW0603
+    _packings += 1
+
+
+def _modules(layer: Any) -> list[Any]:
+    """In the op's order."""
+    attention, mlp = layer.self_attn, layer.mlp
+    norms = (layer.input_layernorm, layer.post_attention_layernorm)
+    return [norms[0], attention.qkv_proj, attention.o_proj, norms[1], mlp.gate_up_proj, mlp.down_proj]
+
+
+def _served(module: Any) -> bool:
+    """A bfloat16 norm, or a packed bfloat16 matrix without bias."""
+    weight = module.weight
+    packed = weight.dim() == 1 or getattr(module, "use_intel_amx_backend", False)
+    return packed and weight.dtype == torch.bfloat16 and getattr(module, "bias", None) is None
+
+
+def _shared(layer: Any) -> tuple[Any, ...]:
+    """What the op takes once for all layers."""
+    attention = layer.self_attn.attn
+    return (layer.self_attn.rotary_emb, attention.scaling, layer.input_layernorm.variance_epsilon)
+
+
+def layers_of(model: Any) -> Layers | None:
+    """The layers of a model that the op serves, None for any other; found out once for each load of its weights."""
+    packings, layers = model.__dict__.get(_REMEMBERED, (None, None))
+    if packings != _packings:
+        layers = _find_layers(model)
+        model.__dict__[_REMEMBERED] = (_packings, layers)
+    return layers
+
+
+def _find_layers(model: Any) -> Layers | None:
+    from sglang.srt.layers.rotary_embedding.base import RotaryEmbedding
+    from sglang.srt.models import llama, llama_eagle3
+
+    layers = list(model.layers)
+    rotary, scaling, eps = _shared(layers[0])
+    drafts = isinstance(model, llama_eagle3.LlamaModel)
+    hidden_norm = layers[0].hidden_norm if drafts else None
+    layer_class = llama_eagle3.LlamaDecoderLayer if drafts else llama.LlamaDecoderLayer
+    served = (
+        type(model) in {llama.LlamaModel, llama_eagle3.LlamaModel}
+        and all(type(layer) is layer_class and _shared(layer) == (rotary, scaling, eps) for layer in layers)
+        and all(_served(module) for layer in layers for module in _modules(layer))
+        and all(_served(norm) and norm.variance_epsilon == eps for norm in (model.norm, hidden_norm or model.norm))
+        and all(layer.self_attn.attn.sliding_window_size <= 0 and not layer.self_attn.attn.logit_cap for layer in layers)
+        and type(rotary).forward_cpu is RotaryEmbedding.forward_cpu
+        and not (drafts and (len(layers) > 1 or model.is_mrope_enabled))
+    )
+    if not served:
+        return None
+    return Layers(
+        [module.weight.data for layer in layers for module in _modules(layer)],
+        model.norm.weight.data,
+        None if hidden_norm is None else hidden_norm.weight.data,
+        eps,
+        rotary,
+        [layer.self_attn.attn.layer_id for layer in layers],
+        scaling,
+    )
+
+
+def run_layers(
+    layers: Layers, hidden_TE: Tensor, embeds_TE: Tensor | None, positions: Tensor, batch: Any, captured: list[int]
+) -> tuple[Tensor, Tensor]:
+    """One pass: (the normed hidden states [T, E], the captured residual streams [T, len(captured) * E])."""
+    from sglang.srt.model_executor.forward_context import get_attn_backend
+
+    backend = get_attn_backend()
+    pool, table = backend.token_to_kv_pool, backend.req_to_token_pool.req_to_token
+    tree_mask, requests = None, batch.req_pool_indices
+    if batch.forward_mode.is_decode():
+        lengths = batch.seq_lens
+        if backend.draft_decode_metadata is not None:
+            table, lengths, requests = backend.draft_decode_metadata
+        extends = torch.ones_like(lengths)
+    else:
+        lengths, extends, _, tree_mask = backend.extend_metadata
+    layers.rotary._match_cos_sin_cache_dtype(hidden_TE)
+    caches = [buffer for i in layers.ids for buffer in (pool.get_key_buffer(i), pool.get_value_buffer(i))]
+    normed, kept = torch.ops.aerie_cpu.decoder_layers(
+        hidden_TE, embeds_TE, layers.hidden_norm, layers.weights, layers.final_norm, layers.eps,
+        positions, layers.rotary.cos_sin_cache, layers.rotary.is_neox_style, caches, batch.out_cache_loc,
+        table, requests, lengths, extends, tree_mask, layers.scaling, captured,
+    )  # fmt: skip
+    return normed, kept
+
+
+def run_target(
+    forward: Callable[..., Any],
+    model: Any,
+    input_ids: Tensor,
+    positions: Tensor,
+    forward_batch: Any,
+    input_embeds: Tensor | None = None,
+    pp_proxy_tensors: Any = None,
+) -> Any:
+    """Around llama.LlamaModel.forward."""
+    layers = layers_of(model)
+    if layers is None or not len(positions):
+        return forward(model, input_ids, positions, forward_batch, input_embeds, pp_proxy_tensors)
+    hidden_TE = model.embed_tokens(input_ids) if input_embeds is None else input_embeds
+    captured = sorted(model.layers_to_capture)
+    normed, kept = run_layers(layers, hidden_TE, None, positions, forward_batch, captured)
+    return (normed, kept) if captured else normed
+
+
+def run_draft(
+    forward: Callable[..., Any],
+    model: Any,
+    input_ids: Tensor,
+    positions: Tensor,
+    forward_batch: Any,
+    input_embeds: Tensor | None = None,
+    pp_proxy_tensors: Any = None,
+) -> Any:
+    """Around llama_eagle3.LlamaModel.forward."""
+    layers = layers_of(model)
+    hidden_TE = forward_batch.spec_info.hidden_states
+    embeds_TE = forward_batch.mm_input_embeds if input_embeds is None else input_embeds
+    plain = embeds_TE is None and model.input_norm is None and model.fc_norm is None
+    if layers is None or not plain or not len(hidden_TE):
+        return forward(model, input_ids, positions, forward_batch, input_embeds, pp_proxy_tensors)
+    embeds_TE = model.embed_tokens(input_ids)
+    if hidden_TE.shape[-1] != embeds_TE.shape[-1]:
+        hidden_TE = model.fc(hidden_TE)
+    normed, stream = run_layers(layers, hidden_TE, embeds_TE, positions, forward_batch, [1])
+    return normed, [normed if model.norm_output else stream]
+
+
+def register() -> None:
+    """Register the hooks; SGLang applies them in load_plugins(), in every process it starts."""
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType  # not before prepare_process
+
+    linear = "sglang.srt.layers.quantization.unquant.UnquantizedLinearMethod"
+    HookRegistry.register(f"{linear}.process_weights_after_loading", count_packing, HookType.AFTER)
+    HookRegistry.register("sglang.srt.models.llama.LlamaModel.forward", run_target, HookType.AROUND)
+    HookRegistry.register("sglang.srt.models.llama_eagle3.LlamaModel.forward", run_draft, HookType.AROUND)
