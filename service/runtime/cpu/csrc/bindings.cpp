@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "decoder.h"
+#include "pages.h"
 
 namespace aerie {
 namespace {
@@ -69,9 +70,11 @@ Tensor silu_and_mul(const Tensor& input) {
 }
 
 Tensor pack_weight(const Tensor& weight) {
-  if (!is_packed(weight)) return weight.clone();
-  const int64_t out = weight.size(0), in = weight.size(1);
-  return weight.reshape({out / panel_width, panel_width, in / 2, 2}).transpose(1, 2).contiguous().view({out, in});
+  Tensor copy = empty_in_large_pages(weight.sizes(), weight.options());
+  if (!is_packed(weight)) return copy.copy_(weight);
+  const int64_t panels = weight.size(0) / panel_width, words = weight.size(1) / 2;
+  copy.view({panels, words, panel_width, 2}).copy_(weight.reshape({panels, panel_width, words, 2}).transpose(1, 2));
+  return copy;
 }
 
 Tensor packed_linear(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, bool) {
