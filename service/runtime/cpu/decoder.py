@@ -25,7 +25,8 @@ class Layers:
 
     weights: list[Tensor]
     final_norm: Tensor
-    hidden_norm: Tensor | None  # EAGLE-3's
+    hidden_norm: Tensor | None  # EAGLE-3's, as is the next
+    fuse_features: Tensor | None  # its fc [E, 3E], packed
     eps: float
     rotary: Any
     ids: list[int]
@@ -90,7 +91,8 @@ def _find_layers(model: Any) -> Layers | None:
     return Layers(
         [module.weight.data for layer in layers for module in _modules(layer)],
         model.norm.weight.data,
-        None if hidden_norm is None else hidden_norm.weight.data,
+        hidden_norm.weight.data if drafts else None,
+        torch.ops.sgl_kernel.convert_weight_packed(model.fc.weight.data) if drafts else None,
         eps,
         rotary,
         [layer.self_attn.attn.layer_id for layer in layers],
@@ -161,7 +163,7 @@ def run_draft(
         return forward(model, input_ids, positions, forward_batch, input_embeds, pp_proxy_tensors)
     embeds_TE = model.embed_tokens(input_ids)
     if hidden_TE.shape[-1] != embeds_TE.shape[-1]:
-        hidden_TE = model.fc(hidden_TE)
+        hidden_TE = torch.ops.sgl_kernel.weight_packed_linear(hidden_TE, layers.fuse_features, model.fc.bias, True)
     normed, stream = run_layers(layers, hidden_TE, embeds_TE, positions, forward_batch, [1])
     return normed, [normed if model.norm_output else stream]
 

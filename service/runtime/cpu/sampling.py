@@ -99,20 +99,18 @@ def draw_tree_targets(
     follows. The softmax is written as in Sampler.forward, to the same bits.
     """
     del max_top_k
+    info = sampling_info
+    if info.is_all_greedy:
+        likeliest: Tensor = torch.ops.aerie_cpu.likeliest_tokens(next_token_logits)
+        return likeliest.view(batch_size, verify_width)
 
     def per_node(per_request: Tensor) -> Tensor:
         return torch.repeat_interleave(per_request, verify_width, dim=0)
 
-    info = sampling_info
     probs_RV = torch.softmax(next_token_logits.float() / per_node(info.temperatures), dim=-1)
     filters = (per_node(info.top_ks), per_node(info.top_ps), per_node(info.min_ps))
     drawn = _draw(probs_RV, *filters, per_node(info.sampling_seed), info.verify_positions)
     return drawn.view(batch_size, verify_width).long()
-
-
-def verify_greedily(*, is_all_greedy: bool, **_platform: bool) -> bool:
-    """Replaces _verify_uses_greedy: only when every request is greedy."""
-    return is_all_greedy
 
 
 def register() -> None:
@@ -125,7 +123,7 @@ def register() -> None:
     HookRegistry.register(f"{sampler}.sampling_from_probs_torch", draw_unfiltered, HookType.REPLACE)
     HookRegistry.register(f"{sampler}.top_k_top_p_min_p_sampling_from_probs_torch", draw_filtered, HookType.REPLACE)
     HookRegistry.register(f"{eagle}.eagle_sample", remember_positions, HookType.BEFORE)
-    HookRegistry.register(f"{eagle}._verify_uses_greedy", verify_greedily, HookType.REPLACE)
+    HookRegistry.register(f"{eagle}._verify_uses_greedy", lambda **_: False, HookType.REPLACE)
     HookRegistry.register(f"{eagle}._can_use_sparse_uno_tree_target_sampling", lambda *_: True, HookType.REPLACE)
     # The real module needs flashinfer, so it cannot be imported here; eagle_sample looks this one name up in it.
     uno_utils = ModuleType(_UNO_UTILS)

@@ -28,6 +28,8 @@ ENVIRONMENT = {
     "GOMP_SPINCOUNT": "3000",
     # Compiling costs 20 s at the first EAGLE request, and inductor wants triton.
     "TORCHDYNAMO_DISABLE": "1",
+    # The copies of a batch's tensors are for CUDA graphs to find them where they were.
+    "SGLANG_EAGER_INPUT_NO_COPY": "1",
     # /health must not wait for a generated token behind a long prefill.
     "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0",
 }

@@ -257,6 +257,17 @@ Tensor draw_tokens(const Tensor& probs, const Tensor& top_ks, const Tensor& top_
   return out;
 }
 
+Tensor likeliest_tokens(const Tensor& logits) {
+  const char* op = "likeliest_tokens";
+  TORCH_CHECK(logits.dim() == 2 && logits.scalar_type() == at::kFloat && logits.size(1) > 0, op, ": logits must be a float32 matrix");
+  const Tensor x = logits.contiguous();
+  Tensor out = at::empty({x.size(0)}, x.options().dtype(at::kLong));
+  at::parallel_for(0, x.size(0), grain(x.size(1)), [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) data<int64_t>(out)[row] = kernels().argmax(data<float>(x) + row * x.size(1), x.size(1));
+  });
+  return out;
+}
+
 }  // namespace
 }  // namespace aerie
 
@@ -277,6 +288,7 @@ TORCH_LIBRARY_IMPL(aerie_cpu, CPU, m) {
   m.impl("decoder_layers", &aerie::decoder_layers);
   m.impl("draw_tokens", &aerie::draw_tokens);
   m.impl("draw_noise", &aerie::draw_noise);
+  m.impl("likeliest_tokens", &aerie::likeliest_tokens);
   m.impl("copy_slots", &aerie::copy_slots);
 }
 

@@ -43,6 +43,23 @@ static void draw_noise(uint64_t seed, uint32_t position, const int64_t* columns,
   }
 }
 
+// The lowest index of the greatest value; 0 if there is none (all NaN).
+static int64_t argmax(const float* x, int64_t count) {
+  constexpr int64_t block = 1024;
+  float best = -INFINITY;
+  int64_t best_from = 0;
+  for (int64_t from = 0; from < count; from += block) {
+    const int64_t to = from + block < count ? from + block : count;
+    float top = -INFINITY;
+#pragma omp simd reduction(max : top)
+    for (int64_t i = from; i < to; ++i) top = x[i] > top ? x[i] : top;
+    if (top > best) best = top, best_from = from;
+  }
+  for (int64_t i = best_from; i < count; ++i)
+    if (x[i] == best) return i;
+  return 0;
+}
+
 struct Race {
   double best_rate = -1.0;  // p / E of the leader
   int32_t leader = 0;

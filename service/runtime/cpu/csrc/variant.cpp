@@ -25,6 +25,7 @@ const Kernels table = {
     &attention<bf16>,
     &murmur_hash,
     &draw_noise,
+    &argmax,
     &draw_token,
 };
 

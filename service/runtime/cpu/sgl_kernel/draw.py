@@ -12,6 +12,7 @@ DRAW_SCHEMA = (
     "draw_tokens(Tensor probs, Tensor top_ks, Tensor top_ps, Tensor min_ps, Tensor seeds, Tensor positions) -> Tensor"
 )
 NOISE_SCHEMA = "draw_noise(Tensor seeds, Tensor positions, Tensor token_ids) -> Tensor"
+LIKELIEST_SCHEMA = "likeliest_tokens(Tensor logits) -> Tensor"
 COPY_SCHEMA = "copy_slots(Tensor buffers, Tensor bytes_per_slot, Tensor targets, Tensor sources) -> ()"
 
 _WORD = 0xFFFFFFFF
@@ -91,3 +92,8 @@ def draw_tokens(
     weights, ids = keep_likeliest(probs_RV, top_ks, top_ps, min_ps)
     columns = race(weights, ids, seeds, positions)
     return ids.gather(1, columns.unsqueeze(1)).squeeze(1).to(torch.int32)
+
+
+def likeliest_tokens(logits_RV: Tensor) -> Tensor:
+    """int64 token ids [R]: each row's greatest logit, the lowest id of equals."""
+    return logits_RV.argmax(dim=-1)

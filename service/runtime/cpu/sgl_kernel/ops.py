@@ -15,7 +15,17 @@ from torch.nn import functional
 
 from .attention import DECODE_SCHEMA, EXTEND_SCHEMA, decode_attention_cpu, extend_attention_cpu
 from .decoder import DECODER_SCHEMA, decoder_layers
-from .draw import COPY_SCHEMA, DRAW_SCHEMA, MURMUR_SCHEMA, NOISE_SCHEMA, draw_noise, draw_tokens, murmur_hash32_cpu
+from .draw import (
+    COPY_SCHEMA,
+    DRAW_SCHEMA,
+    LIKELIEST_SCHEMA,
+    MURMUR_SCHEMA,
+    NOISE_SCHEMA,
+    draw_noise,
+    draw_tokens,
+    likeliest_tokens,
+    murmur_hash32_cpu,
+)
 from .kv import copy_slots
 from .library import Op
 from .unsupported import refusal
@@ -141,6 +151,7 @@ OPS = [
     Op("aerie_cpu", DECODER_SCHEMA, decoder_layers),
     Op("aerie_cpu", DRAW_SCHEMA, draw_tokens),
     Op("aerie_cpu", NOISE_SCHEMA, draw_noise),
+    Op("aerie_cpu", LIKELIEST_SCHEMA, likeliest_tokens),
     Op("aerie_cpu", COPY_SCHEMA, copy_slots),
     Op("aerie_cpu", "isa() -> str", isa),
 ]

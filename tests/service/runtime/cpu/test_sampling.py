@@ -20,6 +20,7 @@ def batch_info(requests):
         top_ps=torch.tensor(columns[2]),
         min_ps=torch.tensor(columns[3]),
         sampling_seed=torch.tensor(columns[4]),
+        is_all_greedy=all(top_k == 1 for top_k in columns[1]),
     )
 
 
@@ -52,6 +53,14 @@ def test_a_greedy_request_gets_the_argmax_whoever_shares_its_batch():
     logits, info = torch.randn(len(REQUESTS) * WIDTH, VOCAB), batch_info(REQUESTS)
     drawn = verify(logits, info, torch.arange(len(logits)))
     assert drawn[2].tolist() == logits.view(-1, WIDTH, VOCAB)[2].argmax(-1).tolist()
+
+
+def test_a_batch_of_greedy_requests_gets_each_node_s_argmax():
+    logits, info = torch.randn(2 * WIDTH, VOCAB), batch_info([REQUESTS[2]] * 2)
+    logits[3, 5] = logits[3, 90] = 50.0
+    drawn = verify(logits, info, torch.arange(len(logits)))
+    assert drawn.tolist() == logits.view(2, WIDTH, VOCAB).argmax(-1).tolist()
+    assert drawn[0, 3] == 5
 
 
 def test_two_nodes_at_one_position_draw_with_one_coin():
@@ -94,9 +103,3 @@ def test_every_row_has_a_seed_and_keeps_it():
     assert first[0] == 5
     assert first[2] == -(2**63)
     assert first[1] != first[3]
-
-
-@pytest.mark.parametrize("all_greedy", [True, False])
-def test_verification_is_greedy_only_when_everyone_is(all_greedy):
-    flags = {"is_cpu": True, "is_hip": False, "is_xpu": False, "use_rejection_sampling": False}
-    assert sampling.verify_greedily(is_all_greedy=all_greedy, **flags) is all_greedy
