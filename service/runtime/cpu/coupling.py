@@ -16,24 +16,14 @@ import torch
 from torch import Tensor
 
 
-def propose_draws(
-    output: Any,
-    draft: Any,
-    _input_ids: Tensor,
-    positions: Tensor,
-    forward_batch: Any,
-    *_args: object,
-    **_kwargs: object,
-) -> Any:
-    """After LlamaForCausalLMEagle3.forward: the noise of the draw joins the logits [R, D] of requests that sample.
+def add_noise(logits_RD: Tensor, draft: Any, positions: Tensor, batch: Any) -> Tensor:
+    """The draft's logits with the noise of the draw, for requests that sample.
 
     A row of the draft's at position p is about the token that follows position p + 1, its input being one ahead.
     """
-    info, logits_RD = forward_batch.sampling_info, output.next_token_logits
-    if info is None or info.is_all_greedy or logits_RD is None or not len(logits_RD):
-        return output
-    if len(positions) != len(logits_RD):  # a prompt: one row of logits for each request
-        positions = positions[forward_batch.extend_seq_lens.cumsum(0) - 1]
+    info = batch.sampling_info
+    if info is None or info.is_all_greedy or not len(logits_RD):
+        return logits_RD
     rows = len(logits_RD) // len(info.temperatures)
 
     def per_row(per_request: Tensor) -> Tensor:
@@ -47,7 +37,24 @@ def propose_draws(
         scaled_RD = scaled_RD.scatter(1, ids, scaled_RD.gather(1, ids).masked_fill_(weights == 0, -torch.inf))
     token_ids = torch.arange(logits_RD.shape[1]) if draft.hot_token_id is None else draft.hot_token_id
     noise_RD = torch.ops.aerie_cpu.draw_noise(per_row(info.sampling_seed), positions + 1, token_ids)
-    output.next_token_logits = torch.where(top_ks.unsqueeze(1) > 1, scaled_RD + noise_RD, logits_RD)
+    return torch.where(top_ks.unsqueeze(1) > 1, scaled_RD + noise_RD, logits_RD)
+
+
+def propose_draws(
+    output: Any,
+    draft: Any,
+    _input_ids: Tensor,
+    positions: Tensor,
+    forward_batch: Any,
+    *_args: object,
+    **_kwargs: object,
+) -> Any:
+    """After LlamaForCausalLMEagle3.forward."""
+    logits_RD = output.next_token_logits
+    if logits_RD is not None:
+        if len(positions) != len(logits_RD):  # a prompt: one row of logits for each request
+            positions = positions[forward_batch.extend_seq_lens.cumsum(0) - 1]
+        output.next_token_logits = add_noise(logits_RD, draft, positions, forward_batch)
     return output
 
 

@@ -84,7 +84,7 @@ def _find_layers(model: Any) -> Layers | None:
         and all(_served(norm) and norm.variance_epsilon == eps for norm in (model.norm, hidden_norm or model.norm))
         and all(layer.self_attn.attn.sliding_window_size <= 0 and not layer.self_attn.attn.logit_cap for layer in layers)
         and type(rotary).forward_cpu is RotaryEmbedding.forward_cpu
-        and not (drafts and (len(layers) > 1 or model.is_mrope_enabled))
+        and not (drafts and (len(layers) > 1 or model.is_mrope_enabled or model.input_norm or model.fc_norm))
     )
     if not served:
         return None
@@ -101,12 +101,15 @@ def _find_layers(model: Any) -> Layers | None:
 
 
 def run_layers(
-    layers: Layers, hidden_TE: Tensor, embeds_TE: Tensor | None, positions: Tensor, batch: Any, captured: list[int]
+    layers: Layers,
+    hidden_TE: Tensor,
+    embeds_TE: Tensor | None,
+    positions: Tensor,
+    batch: Any,
+    backend: Any,
+    captured: list[int],
 ) -> tuple[Tensor, Tensor]:
     """One pass: (the normed hidden states [T, E], the captured residual streams [T, len(captured) * E])."""
-    from sglang.srt.model_executor.forward_context import get_attn_backend
-
-    backend = get_attn_backend()
     pool, table = backend.token_to_kv_pool, backend.req_to_token_pool.req_to_token
     tree_mask, requests = None, batch.req_pool_indices
     if batch.forward_mode.is_decode():
@@ -126,6 +129,12 @@ def run_layers(
     return normed, kept
 
 
+def _backend() -> Any:
+    from sglang.srt.model_executor.forward_context import get_attn_backend
+
+    return get_attn_backend()
+
+
 def run_target(
     forward: Callable[..., Any],
     model: Any,
@@ -141,7 +150,7 @@ def run_target(
         return forward(model, input_ids, positions, forward_batch, input_embeds, pp_proxy_tensors)
     hidden_TE = model.embed_tokens(input_ids) if input_embeds is None else input_embeds
     captured = sorted(model.layers_to_capture)
-    normed, kept = run_layers(layers, hidden_TE, None, positions, forward_batch, captured)
+    normed, kept = run_layers(layers, hidden_TE, None, positions, forward_batch, _backend(), captured)
     return (normed, kept) if captured else normed
 
 
@@ -158,13 +167,19 @@ def run_draft(
     layers = layers_of(model)
     hidden_TE = forward_batch.spec_info.hidden_states
     embeds_TE = forward_batch.mm_input_embeds if input_embeds is None else input_embeds
-    plain = embeds_TE is None and model.input_norm is None and model.fc_norm is None
-    if layers is None or not plain or not len(hidden_TE):
+    if layers is None or embeds_TE is not None or not len(hidden_TE):
         return forward(model, input_ids, positions, forward_batch, input_embeds, pp_proxy_tensors)
+    return run_draft_layer(model, layers, hidden_TE, input_ids, positions, forward_batch, _backend())
+
+
+def run_draft_layer(
+    model: Any, layers: Layers, hidden_TE: Tensor, input_ids: Tensor, positions: Tensor, batch: Any, backend: Any
+) -> tuple[Tensor, list[Tensor]]:
+    """What llama_eagle3.LlamaModel.forward returns: states for the head, and in a list those for the next step."""
     embeds_TE = model.embed_tokens(input_ids)
     if hidden_TE.shape[-1] != embeds_TE.shape[-1]:
         hidden_TE = torch.ops.sgl_kernel.weight_packed_linear(hidden_TE, layers.fuse_features, model.fc.bias, True)
-    normed, stream = run_layers(layers, hidden_TE, embeds_TE, positions, forward_batch, [1])
+    normed, stream = run_layers(layers, hidden_TE, embeds_TE, positions, batch, backend, [1])
     return normed, [normed if model.norm_output else stream]
 
 

@@ -15,7 +15,7 @@ def propose(logits, info, positions, extend_lens=None, hot_token_id=None):
     """What the draft's logits become."""
     filters = [("top_k", info.top_ks < VOCAB), ("top_p", info.top_ps < 1), ("min_p", info.min_ps > 0)]
     needs = {f"need_{name}_sampling": bool(rows.any()) for name, rows in filters}
-    info = SimpleNamespace(**vars(info), **needs, is_all_greedy=bool((info.top_ks <= 1).all()))
+    info = SimpleNamespace(**vars(info), **needs)
     batch = SimpleNamespace(sampling_info=info, extend_seq_lens=extend_lens)
     output = SimpleNamespace(next_token_logits=logits.clone())
     draft = SimpleNamespace(hot_token_id=hot_token_id)
