@@ -7,11 +7,22 @@
 
 namespace aerie::AERIE_ISA {
 
+// Asks for the rows of keys (or values) that are a few panels ahead: they lie wherever the cache had room, which is
+// beyond what the hardware foresees.
+template <typename T>
+static inline void prefetch_rows(const T* cache, int64_t stride, int64_t size, const int32_t* slots, int64_t first, int64_t keys) {
+  constexpr int64_t ahead = 2 * panel_width, line = 64 / sizeof(T);
+  const int64_t last = first + ahead + panel_width < keys ? first + ahead + panel_width : keys;
+  for (int64_t key = first + ahead; key < last; ++key)
+    for (int64_t i = 0; i < size; i += line) __builtin_prefetch(cache + int64_t(slots[key]) * stride + i);
+}
+
 // Products of the rows of q with all keys, scaled and capped: scores [rows, row_size], of which `keys` are written.
 template <typename T>
 static void score_keys(const AttentionArgs<T>& a, const T* q, int64_t rows, T* panel, float* scores, int64_t row_size,
                        const int32_t* slots, int64_t keys) {
   for (int64_t first = 0; first < keys; first += panel_width) {
+    prefetch_rows(a.k_cache, a.k_slot_stride, a.head_size, slots, first, keys);
     const T* key[panel_width];
     for (int64_t i = 0; i < panel_width; ++i)  // the last panel is filled up with the last key
       key[i] = a.k_cache + int64_t(slots[first + i < keys ? first + i : keys - 1]) * a.k_slot_stride;
@@ -69,6 +80,7 @@ static void mix_values(const AttentionArgs<T>& a, float* acc, int64_t rows, floa
   const int64_t size = a.head_size;
   for (int64_t first = 0; first < keys; first += panel_width) {
     const int64_t count = keys - first < panel_width ? keys - first : panel_width;
+    prefetch_rows(a.v_cache, a.v_slot_stride, size, slots, first, keys);
     for (int64_t i = 0; i < count; ++i) load_row(a.v_cache + int64_t(slots[first + i]) * a.v_slot_stride, values + i * size, size);
     for (int64_t row = 0; row < rows; ++row) {
       const float* weight = weights + row * row_size + first;
