@@ -12,7 +12,7 @@ from service.runtime.cpu import build
 from service.runtime.profiles import ROOT
 
 FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g"]
-TESTS = ("test_ops.py", "test_attention.py", "test_draw.py", "test_slots.py", "test_bad_input.py")
+TESTS = ("test_ops.py", "test_attention.py", "test_decoder.py", "test_draw.py", "test_slots.py", "test_bad_input.py")
 
 
 def runtime_library(name: str) -> str:

@@ -4,6 +4,7 @@ Every law compares a speculative server with the same SGLang without speculation
 prompts (JSONL with `turns`) than the bundled ones.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -161,13 +162,36 @@ def test_chains_get_shorter_in_a_batch_and_longer_again(tree: Server) -> None:
     greedy_batched(tree)
     tree.generate(TEXTS[0], max_new_tokens=SINGLE_TOKENS)
     log = tree.log.read_text()
-    assert "adaptive runtime state: steps 3 -> 2" in log
-    assert "adaptive runtime state: steps 2 -> 3" in log
+    assert re.search(r"adaptive runtime state: steps \d -> 1", log)
+    assert re.search(r"adaptive runtime state: steps \d -> 3", log)
 
 
 @pytest.mark.parametrize("how", list(SAMPLING))
 def test_sampled_output_with_a_seed_is_the_targets_token_for_token(tree: Server, plain: Answers, how: str) -> None:
     assert differing(seeded(tree, SAMPLING[how]), plain.seeded[how]) == []
+
+
+def test_a_chain_answers_as_plain_decoding_does_in_bfloat16_too() -> None:
+    """All layers are one op there (service/runtime/cpu/decoder.py); verifying a chain has the bits of decoding it."""
+    answers = []
+    for speculation in ((), ("--no-speculation",)):
+        with aerie("runtime", *speculation) as server:
+            sampled = seeded(server, SAMPLING["temperature 0.7, top_p 0.8"])
+            answers.append([*greedy_single(server), *greedy_batched(server, TEXTS[::2]), *sampled])
+    assert differing(*answers) == []
+
+
+def tau(server: Server) -> float:
+    """Of greedy answers to some of the prompts."""
+    answers = [server.generate(text, max_new_tokens=REFERENCE_TOKENS, ignore_eos=True) for text in TEXTS[::4]]
+    return REFERENCE_TOKENS * len(answers) / sum(answer["meta_info"]["spec_verify_ct"] for answer in answers)
+
+
+@pytest.mark.parametrize("tree", [ADAPTIVE, "tree 3/4/8"], indirect=True)
+def test_drafts_are_as_good_in_bfloat16(tree: Server, request: pytest.FixtureRequest) -> None:
+    """Drafted by service/runtime/cpu/drafting.py there, by SGLang's own loop in float32."""
+    with aerie("runtime", *TREES[request.node.callspec.params["tree"]]) as fast:
+        assert tau(fast) == pytest.approx(tau(tree), rel=0.1)
 
 
 @pytest.mark.parametrize("how", DISTRIBUTIONS)

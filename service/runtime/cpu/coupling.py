@@ -1,4 +1,4 @@
-# ruff: noqa: ANN401, N806  SGLang's objects; shape suffixes
+# ruff: noqa: ANN401, N803, N806  SGLang's objects; shape suffixes
 """Drafts drawn with the target's own randomness: what lets a chain be accepted at temperature above 0.
 
 The target's token is the winner of a race (csrc/sampling.h) whose noise hangs on the request's seed, the position and

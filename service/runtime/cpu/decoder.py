@@ -1,9 +1,9 @@
-# ruff: noqa: ANN401, N806, PLC0415  SGLang's objects; shape suffixes; its imports wait for prepare_process
+# ruff: noqa: ANN401, FBT003, N803, N806, PLC0415  SGLang's objects and ops; shape suffixes; its imports wait for prepare_process
 """Runs a Llama model's decoder layers, and EAGLE-3's, as one op: hooks on SGLang's two LlamaModel.forward.
 
-Of a small model's decoding step, more than half is Python between the kernels of its layers. `aerie_cpu::decoder_layers`
-(sgl_kernel/decoder.py) is told once a pass what they share, and gives the same bits. What it was not made for goes
-through SGLang's own layers: float32, biases, sliding windows, subclasses with layers of their own.
+Of a small model's decoding step, more than half was Python between the kernels of its layers.
+`aerie_cpu::decoder_layers` (sgl_kernel/decoder.py) is told once a pass what they share, and gives the same bits. What
+it was not made for goes through SGLang's own layers: float32, biases, sliding windows, subclasses with other layers.
 
 Shapes: T tokens, E hidden size.
 """
@@ -82,7 +82,9 @@ def _find_layers(model: Any) -> Layers | None:
         and all(type(layer) is layer_class and _shared(layer) == (rotary, scaling, eps) for layer in layers)
         and all(_served(module) for layer in layers for module in _modules(layer))
         and all(_served(norm) and norm.variance_epsilon == eps for norm in (model.norm, hidden_norm or model.norm))
-        and all(layer.self_attn.attn.sliding_window_size <= 0 and not layer.self_attn.attn.logit_cap for layer in layers)
+        and all(
+            layer.self_attn.attn.sliding_window_size <= 0 and not layer.self_attn.attn.logit_cap for layer in layers
+        )
         and type(rotary).forward_cpu is RotaryEmbedding.forward_cpu
         and not (drafts and (len(layers) > 1 or model.is_mrope_enabled or model.input_norm or model.fc_norm))
     )

@@ -1,4 +1,4 @@
-# ruff: noqa: ANN401, N806, PLC0415  SGLang's objects; shape suffixes; its imports wait for prepare_process
+# ruff: noqa: ANN401, FBT003, N803, N806, PLC0415  SGLang's objects and ops; shape suffixes; its imports wait for prepare_process
 """Grows EAGLE-3's chain or tree without a ForwardBatch for each step: a hook on EagleDraftWorker.draft_forward.
 
 A draft step is one layer and a head of a few thousand tokens, a millisecond; SGLang's runner, made for graphs, takes

@@ -1,4 +1,4 @@
-# ruff: noqa: FBT001, N803, PLR0913, PLR0917  an op's schema; shape suffixes
+# ruff: noqa: FBT001, FBT003, N803, PLR0913, PLR0917  ops' schemas; shape suffixes
 """All layers of a Llama-type decoder as one op: what it stands for, written with the ops that SGLang would call.
 
 csrc/decoder.h gives the same bits in one parallel region. Shapes: T tokens, B requests, E hidden size, L layers.
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 DECODER_SCHEMA = (
-    "decoder_layers(Tensor hidden, Tensor? embeds, Tensor? hidden_norm, Tensor[] weights, Tensor final_norm, float eps, "
-    "Tensor positions, Tensor cos_sin_cache, bool is_neox, Tensor(a!)[] kv_caches, Tensor slots, Tensor req_to_token, "
-    "Tensor req_pool_indices, Tensor seq_lens, Tensor extend_seq_lens, Tensor? tree_mask, float sm_scale, int[] captured) "
-    "-> (Tensor, Tensor)"
+    "decoder_layers(Tensor hidden, Tensor? embeds, Tensor? hidden_norm, Tensor[] weights, Tensor final_norm, "
+    "float eps, Tensor positions, Tensor cos_sin_cache, bool is_neox, Tensor(a!)[] kv_caches, Tensor slots, "
+    "Tensor req_to_token, Tensor req_pool_indices, Tensor seq_lens, Tensor extend_seq_lens, Tensor? tree_mask, "
+    "float sm_scale, int[] captured) -> (Tensor, Tensor)"
 )
 LAYER_WEIGHTS = 6
 
@@ -40,9 +40,9 @@ def decoder_layers(
 
     weights has six tensors a layer: input norm, qkv, o, post-attention norm, gate_up, down, the matrices as
     convert_weight_packed returns them, without biases; kv_caches two, [slots, K, D]. The last extend_seq_lens[b] of
-    request b's seq_lens[b] tokens are the T new ones, tree_mask as in extend_attention_cpu. captured names layers before
-    which the residual stream is kept; L is the stream before the final norm. With embeds, the first layer is EAGLE-3's
-    (SGLang: models/llama_eagle3.py): its input is the normed embedding beside the normed hidden state.
+    request b's seq_lens[b] tokens are the T new ones, tree_mask as in extend_attention_cpu. captured names layers: the
+    residual stream before them is kept, that before the final norm as layer L. With embeds, the first layer is
+    EAGLE-3's (SGLang: models/llama_eagle3.py): its input is the normed embedding beside the normed hidden state.
     """
     ops = torch.ops.sgl_kernel
     k_heads, head_size = kv_caches[0].shape[1:]
@@ -61,7 +61,7 @@ def decoder_layers(
         q, k, v = ops.weight_packed_linear(x, qkv, None, True).tensor_split([-2 * kv_size, -kv_size], dim=-1)
         q, k = ops.rotary_embedding_cpu(positions, q, k, head_size, cos_sin_cache, is_neox)
         ops.store_cache_cpu(k, v, k_cache, v_cache, slots, kv_size)
-        q = q.reshape(len(q), -1, head_size)
+        q = q.unflatten(1, (-1, head_size))
         out = torch.empty_like(q)
         ops.extend_attention_cpu(
             q, None, None, out, k_cache, v_cache, 1.0, 1.0, req_to_token, req_pool_indices, seq_lens, extend_seq_lens,

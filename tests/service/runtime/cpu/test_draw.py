@@ -164,3 +164,13 @@ def test_noise_is_gumbel_noise_of_the_named_tokens(ops):
     assert torch.equal(noise[:, 1:2], ops.draw_noise(rows, rows, ids[1:2]))
     assert kstest(noise.flatten().double(), "gumbel_r").pvalue > 1e-3
     assert ops.draw_noise(rows[:0], rows[:0], ids).shape == (0, 3)
+
+
+@pytest.mark.parametrize("vocab", [1, 15, 1024, 1025, 49152])
+def test_the_likeliest_token_is_the_lowest_of_the_greatest(ops, vocab):
+    logits = torch.randn(5, vocab)
+    logits[2] = -torch.inf
+    logits[3, vocab // 2 :] = 60.0
+    logits[4] = -1e30
+    assert ops.likeliest_tokens(logits).tolist() == logits.argmax(dim=-1).tolist()
+    assert ops.likeliest_tokens(logits[:0]).shape == (0,)
