@@ -61,11 +61,10 @@ def _shared(layer: Any) -> tuple[Any, ...]:
 
 def layers_of(model: Any) -> Layers | None:
     """The layers of a model that the op serves, None for any other; found out once for each load of its weights."""
-    packings, layers = model.__dict__.get(_REMEMBERED, (None, None))
-    if packings != _packings:
-        layers = _find_layers(model)
-        model.__dict__[_REMEMBERED] = (_packings, layers)
-    return layers
+    known: tuple[int, Layers | None] | None = model.__dict__.get(_REMEMBERED)
+    if known is None or known[0] != _packings:
+        known = model.__dict__[_REMEMBERED] = (_packings, _find_layers(model))
+    return known[1]
 
 
 def _find_layers(model: Any) -> Layers | None:
@@ -93,8 +92,8 @@ def _find_layers(model: Any) -> Layers | None:
     return Layers(
         [module.weight.data for layer in layers for module in _modules(layer)],
         model.norm.weight.data,
-        hidden_norm.weight.data if drafts else None,
-        torch.ops.sgl_kernel.convert_weight_packed(model.fc.weight.data) if drafts else None,
+        None if hidden_norm is None else hidden_norm.weight.data,
+        None if hidden_norm is None else torch.ops.sgl_kernel.convert_weight_packed(model.fc.weight.data),
         eps,
         rotary,
         [layer.self_attn.attn.layer_id for layer in layers],

@@ -48,10 +48,10 @@ def decoder_layers(
     k_heads, head_size = kv_caches[0].shape[1:]
     kv_size = k_heads * head_size
     starts = extend_seq_lens.cumsum(0) - extend_seq_lens
-    residual, kept, x = hidden_TE.clone(), {}, None
+    x, residual, kept = hidden_TE, hidden_TE.clone(), {}
     for layer, (k_cache, v_cache) in enumerate(zip(kv_caches[::2], kv_caches[1::2], strict=True)):
         norm, qkv, o, post_norm, gate_up, down = weights[LAYER_WEIGHTS * layer : LAYER_WEIGHTS * (layer + 1)]
-        if x is not None:
+        if layer > 0:
             ops.fused_add_rmsnorm_cpu(x, residual, norm, eps)
         elif embeds_TE is not None and hidden_norm is not None:
             x = torch.cat((ops.rmsnorm_cpu(embeds_TE, norm, eps), ops.rmsnorm_cpu(residual, hidden_norm, eps)), dim=-1)
