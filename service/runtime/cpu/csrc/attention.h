@@ -27,7 +27,7 @@ static void score_keys(const AttentionArgs<T>& a, const T* q, int64_t rows, T* p
     for (int64_t i = 0; i < panel_width; ++i)  // the last panel is filled up with the last key
       key[i] = a.k_cache + int64_t(slots[first + i < keys ? first + i : keys - 1]) * a.k_slot_stride;
     pack_panel(key, a.head_size, panel);
-    multiply_panels<1>(rows, q, a.head_size, panel, a.head_size, [&](int64_t row, int v, Floats products) {
+    multiply_panels<1>(rows, q, a.head_size, panel, a.head_size, static_cast<const T*>(nullptr), [&](int64_t row, int v, Floats products) {
       store_vector(scores + row * row_size + first + v * lanes, products * a.scale);
     });
   }

@@ -53,17 +53,24 @@ static inline Floats multiply_add(Floats acc, const bf16* x, Words w) {
 #endif
 }
 
+// What a pass over the inputs asks for ahead: with every word, `step` bytes more from each of these places on.
+template <int panels>
+struct Ahead {
+  const char* from[panels];
+  int64_t step;
+};
+
 // out(r, v, sums): for row r of x ([rows, in], x_stride apart), its products with the panels' rows v * lanes .. + lanes.
 // The order of additions is that of the inputs, however many rows there are.
 template <int rows, int panels, typename T, typename Out>
-static inline void multiply_tile(const T* x, int64_t x_stride, const T* panel, int64_t in, Out&& out) {
+static inline void multiply_tile(const T* x, int64_t x_stride, const T* panel, int64_t in, Ahead<panels> ahead, Out&& out) {
   constexpr int vectors = panels * panel_vectors;
   Floats acc[rows][vectors] = {};
   for (int64_t i = 0; i < in; i += word_values<T>) {
+    for (int p = 0; p < panels; ++p) __builtin_prefetch(ahead.from[p]), ahead.from[p] += ahead.step;
     for (int v = 0; v < vectors; ++v) {
       const T* at = panel + v / panel_vectors * panel_width * in + panel_width * i + v % panel_vectors * lanes * word_values<T>;
       const Words words = load_vector<Words>(at);
-      __builtin_prefetch(at + 1024);  // the hardware's own prefetching ends with every 4 KB page
       for (int r = 0; r < rows; ++r) acc[r][v] = multiply_add(acc[r][v], x + r * x_stride + i, words);
     }
   }
@@ -72,19 +79,29 @@ static inline void multiply_tile(const T* x, int64_t x_stride, const T* panel, i
 }
 
 template <int rows, int panels, typename T, typename Out>
-static inline void multiply_at_most(int64_t count, const T* x, int64_t x_stride, const T* panel, int64_t in, Out&& out) {
+static inline void multiply_at_most(int64_t count, const T* x, int64_t x_stride, const T* panel, int64_t in, const Ahead<panels>& ahead,
+                                    Out&& out) {
   if constexpr (rows > 0) {
-    if (count >= rows) return multiply_tile<rows, panels>(x, x_stride, panel, in, out);
-    multiply_at_most<rows - 1, panels>(count, x, x_stride, panel, in, out);
+    if (count >= rows) return multiply_tile<rows, panels>(x, x_stride, panel, in, ahead, out);
+    multiply_at_most<rows - 1, panels>(count, x, x_stride, panel, in, ahead, out);
   }
 }
 
-// The same for any number of rows.
+// The same for any number of rows. A single pass asks for its own panels a little ahead (the hardware's prefetching ends
+// with every 4 KB page). Of several passes, which compute for longer than the panels take to come, each asks for its share
+// of the panels that are `next`, if any, so that memory is never idle.
 template <int panels, typename T, typename Out>
-static inline void multiply_panels(int64_t count, const T* x, int64_t x_stride, const T* panel, int64_t in, Out&& out) {
-  for (int64_t row = 0; row < count; row += tile_rows)
-    multiply_at_most<tile_rows, panels>(count - row, x + row * x_stride, x_stride, panel, in,
+static inline void multiply_panels(int64_t count, const T* x, int64_t x_stride, const T* panel, int64_t in, const T* next, Out&& out) {
+  constexpr int64_t word_bytes = panel_width * sizeof(uint32_t), near = 2048;
+  const int64_t passes = (count + tile_rows - 1) / tile_rows, panel_bytes = in / word_values<T> * word_bytes;
+  for (int64_t row = 0; row < count; row += tile_rows) {
+    Ahead<panels> ahead{{}, passes == 1 ? word_bytes : next ? word_bytes / passes : 0};
+    for (int p = 0; p < panels; ++p)
+      ahead.from[p] = passes == 1 ? reinterpret_cast<const char*>(panel) + p * panel_bytes + near
+                                  : reinterpret_cast<const char*>(next ? next : panel) + (row / tile_rows * panels + p) * panel_bytes / passes;
+    multiply_at_most<tile_rows, panels>(count - row, x + row * x_stride, x_stride, panel, in, ahead,
                                         [&](int64_t r, int v, Floats sums) { out(row + r, v, sums); });
+  }
 }
 
 // rows[i][j] <-> rows[j][i] in log2(lanes) rounds, each of which swaps blocks of `distance` across the diagonal.
