@@ -71,14 +71,15 @@ def _find_layers(model: Any) -> Layers | None:
     from sglang.srt.layers.rotary_embedding.base import RotaryEmbedding
     from sglang.srt.models import llama, llama_eagle3
 
+    if type(model) not in {llama.LlamaModel, llama_eagle3.LlamaModel}:
+        return None
     layers = list(model.layers)
     rotary, scaling, eps = _shared(layers[0])
     drafts = isinstance(model, llama_eagle3.LlamaModel)
     hidden_norm = layers[0].hidden_norm if drafts else None
     layer_class = llama_eagle3.LlamaDecoderLayer if drafts else llama.LlamaDecoderLayer
     served = (
-        type(model) in {llama.LlamaModel, llama_eagle3.LlamaModel}
-        and all(type(layer) is layer_class and _shared(layer) == (rotary, scaling, eps) for layer in layers)
+        all(type(layer) is layer_class and _shared(layer) == (rotary, scaling, eps) for layer in layers)
         and all(_served(module) for layer in layers for module in _modules(layer))
         and all(_served(norm) and norm.variance_epsilon == eps for norm in (model.norm, hidden_norm or model.norm))
         and all(

@@ -35,7 +35,7 @@ struct Layer {
 constexpr int64_t layer_weights = 6;
 
 struct Widths {
-  int64_t hidden, qkv_in, qkv, q, kv, intermediate, head_size;
+  int64_t hidden, qkv_in, qkv, q, kv, intermediate;
 };
 
 // The layers' pointers, after every shape was checked against the first layer's.
@@ -58,7 +58,8 @@ std::vector<Layer> check_layers(const char* op, at::TensorList weights, at::Tens
     const Tensor *t = &weights[layer_weights * i], *cache = &caches[2 * i];
     for (int64_t side = 0; side < 2; ++side)
       TORCH_CHECK(cache[side].sizes() == caches[side].sizes() && cache[side].strides() == caches[side].strides() &&
-                      cache[side].scalar_type() == at::kBFloat16, op, ": layer ", i, "'s cache is not like the first");
+                      cache[side].scalar_type() == at::kBFloat16 && cache[side].stride(1) == cache[side].size(2), op, ": layer ", i,
+                  "'s cache is not like the first, its heads side by side");
     layers.push_back({vector(t[0], w.hidden), matrix(t[1], w.qkv, i ? w.hidden : w.qkv_in), matrix(t[2], w.hidden, w.q), vector(t[3], w.hidden),
                       matrix(t[4], 2 * w.intermediate, w.hidden), matrix(t[5], w.hidden, w.intermediate), data<bf16>(cache[0]), data<bf16>(cache[1])});
   }
@@ -78,7 +79,7 @@ std::tuple<Tensor, Tensor> decoder_layers(const Tensor& hidden, const OptionalTe
   TORCH_CHECK(weights.size() >= layer_weights && kv_caches.size() >= 2 && kv_caches[0].dim() == 3, op, ": no layers");
   TORCH_CHECK(embeds.has_value() == hidden_norm.has_value(), op, ": embeds without hidden_norm");
   const int64_t tokens = hidden.size(0), head_size = kv_caches[0].size(2), kv = kv_caches[0].size(1) * head_size;
-  const Widths w{hidden.size(1), (embeds ? 2 : 1) * hidden.size(1), weights[1].size(0), weights[1].size(0) - 2 * kv, kv, weights[5].size(1), head_size};
+  const Widths w{hidden.size(1), (embeds ? 2 : 1) * hidden.size(1), weights[1].size(0), weights[1].size(0) - 2 * kv, kv, weights[5].size(1)};
   TORCH_CHECK(w.q > 0 && w.q % head_size == 0, op, ": ", w.qkv, " outputs do not make heads of ", head_size);
   const std::vector<Layer> layers = check_layers(op, weights, kv_caches, w);
   const int64_t depth = int64_t(layers.size());
@@ -108,7 +109,6 @@ std::tuple<Tensor, Tensor> decoder_layers(const Tensor& hidden, const OptionalTe
   TORCH_CHECK(int64_t(plan.queries.size()) == tokens, op, ": ", plan.queries.size(), " new tokens in the sequences, ", tokens, " hidden states");
 
   if (tokens == 0) return {result, kept};
-
   const Kernels& kernel = kernels();
   const int64_t scratch_each = std::max(w.hidden, plan.scratch(batch)), members = at::get_num_threads();
   std::vector<float> scratch(scratch_each * members);

@@ -124,6 +124,7 @@ BROKEN = {
     "an index tensor has shape": {"slots": torch.tensor([1, 2])},
     "embeds without hidden_norm": {"embeds": torch.zeros(1, 64, dtype=BF16)},
     "hidden states must be a bfloat16 matrix": {"hidden": torch.zeros(1, 64)},
+    "its heads side by side": {"caches": [torch.zeros(2, SLOTS, 16, dtype=BF16).transpose(0, 1) for _ in range(6)]},
     "is not like the first": {"caches": [torch.zeros(SLOTS - i, 2, 16, dtype=BF16) for i in (0, 0, 1, 1, 0, 0)]},
 }
 
