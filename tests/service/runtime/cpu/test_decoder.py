@@ -77,7 +77,7 @@ BATCHES = {
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("draft", [False, True], ids=["target", "draft"])
 @pytest.mark.parametrize("batch", list(BATCHES))
-def test_it_has_the_bits_of_the_ops_it_stands_for(batch, draft, threads):
+def test_the_compiled_op_has_the_bits_of_the_ops_it_stands_for(batch, draft, threads):
     case = Case(*BATCHES[batch], draft=draft, layers=1 if draft else 3)
     before, captured = torch.get_num_threads(), [1] if draft else [0, 2, 3]
     torch.set_num_threads(threads)
@@ -91,7 +91,7 @@ def test_it_has_the_bits_of_the_ops_it_stands_for(batch, draft, threads):
 
 @pytest.mark.skipif(not COMPILED, reason="AERIE_CPU_OPS=torch")
 @pytest.mark.parametrize("heads", [(9, 3), (4, 4), (8, 1)], ids=["gqa", "mha", "mqa"])
-def test_a_tree_sees_its_ancestors_only(heads):
+def test_in_the_compiled_op_a_tree_sees_its_ancestors_only(heads):
     case = Case([14, 9], [5, 5], heads=heads[0], kv_heads=heads[1], hidden=48, intermediate=80)
     mask = (torch.rand(2, 5, 5) < 0.4) | torch.eye(5, dtype=torch.bool)
     for ours, expected in zip(case.run(compiled, mask.flatten()), case.run(REFERENCE, mask.flatten()), strict=True):
@@ -131,7 +131,7 @@ BROKEN = {
 
 @pytest.mark.skipif(not COMPILED, reason="AERIE_CPU_OPS=torch")
 @pytest.mark.parametrize("message", list(BROKEN))
-def test_bad_input_is_refused(message):
+def test_the_compiled_op_refuses_bad_input(message):
     case = Case([9], [1])
     case.__dict__ |= BROKEN[message]
     with pytest.raises(RuntimeError, match=message):
@@ -143,7 +143,7 @@ def test_bad_input_is_refused(message):
 
 @pytest.mark.skipif(not COMPILED, reason="AERIE_CPU_OPS=torch")
 @pytest.mark.parametrize(("place", "message"), [(0, "a norm is"), (1, "a weight is"), (5, "a weight is")])
-def test_a_weight_that_does_not_fit_is_refused(place, message):
+def test_the_compiled_op_refuses_a_weight_that_does_not_fit(place, message):
     case = Case([9], [1])
     case.weights[6 + place] = torch.zeros(3, 64, dtype=BF16)
     with pytest.raises(RuntimeError, match=message):
