@@ -161,9 +161,9 @@ def test_greedy_output_is_the_targets_in_a_batch(tree: Server, plain: Answers) -
 def test_chains_get_shorter_in_a_batch_and_longer_again(tree: Server) -> None:
     greedy_batched(tree)
     tree.generate(TEXTS[0], max_new_tokens=SINGLE_TOKENS)
-    log = tree.log.read_text()
-    assert re.search(r"adaptive runtime state: steps \d -> 1", log)
-    assert re.search(r"adaptive runtime state: steps \d -> 3", log)
+    lengths = re.findall(r"adaptive runtime state: steps \d -> (\d)", tree.log.read_text())
+    assert "1" in lengths
+    assert lengths[-1] == "3"
 
 
 @pytest.mark.parametrize("how", list(SAMPLING))

@@ -24,6 +24,8 @@ def add_noise(logits_RD: Tensor, draft: Any, positions: Tensor, batch: Any) -> T
     info = batch.sampling_info
     if info is None or info.is_all_greedy or not len(logits_RD):
         return logits_RD
+    if len(positions) != len(logits_RD):  # a prompt: one row of logits for each request
+        positions = positions[batch.extend_seq_lens.cumsum(0) - 1]
     rows = len(logits_RD) // len(info.temperatures)
 
     def per_row(per_request: Tensor) -> Tensor:
@@ -50,11 +52,8 @@ def propose_draws(
     **_kwargs: object,
 ) -> Any:
     """After LlamaForCausalLMEagle3.forward."""
-    logits_RD = output.next_token_logits
-    if logits_RD is not None:
-        if len(positions) != len(logits_RD):  # a prompt: one row of logits for each request
-            positions = positions[forward_batch.extend_seq_lens.cumsum(0) - 1]
-        output.next_token_logits = add_noise(logits_RD, draft, positions, forward_batch)
+    if output.next_token_logits is not None:
+        output.next_token_logits = add_noise(output.next_token_logits, draft, positions, forward_batch)
     return output
 
 

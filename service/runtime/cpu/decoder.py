@@ -131,49 +131,6 @@ def run_layers(
     return normed, kept
 
 
-def _backend() -> Any:
-    from sglang.srt.model_executor.forward_context import get_attn_backend
-
-    return get_attn_backend()
-
-
-def run_target(
-    forward: Callable[..., Any],
-    model: Any,
-    input_ids: Tensor,
-    positions: Tensor,
-    forward_batch: Any,
-    input_embeds: Tensor | None = None,
-    pp_proxy_tensors: Any = None,
-) -> Any:
-    """Around llama.LlamaModel.forward."""
-    layers = layers_of(model)
-    if layers is None or not len(positions):
-        return forward(model, input_ids, positions, forward_batch, input_embeds, pp_proxy_tensors)
-    hidden_TE = model.embed_tokens(input_ids) if input_embeds is None else input_embeds
-    captured = sorted(model.layers_to_capture)
-    normed, kept = run_layers(layers, hidden_TE, None, positions, forward_batch, _backend(), captured)
-    return (normed, kept) if captured else normed
-
-
-def run_draft(
-    forward: Callable[..., Any],
-    model: Any,
-    input_ids: Tensor,
-    positions: Tensor,
-    forward_batch: Any,
-    input_embeds: Tensor | None = None,
-    pp_proxy_tensors: Any = None,
-) -> Any:
-    """Around llama_eagle3.LlamaModel.forward."""
-    layers = layers_of(model)
-    hidden_TE = forward_batch.spec_info.hidden_states
-    embeds_TE = forward_batch.mm_input_embeds if input_embeds is None else input_embeds
-    if layers is None or embeds_TE is not None or not len(hidden_TE):
-        return forward(model, input_ids, positions, forward_batch, input_embeds, pp_proxy_tensors)
-    return run_draft_layer(model, layers, hidden_TE, input_ids, positions, forward_batch, _backend())
-
-
 def run_draft_layer(
     model: Any, layers: Layers, hidden_TE: Tensor, input_ids: Tensor, positions: Tensor, batch: Any, backend: Any
 ) -> tuple[Tensor, list[Tensor]]:
@@ -185,11 +142,37 @@ def run_draft_layer(
     return normed, [normed if model.norm_output else stream]
 
 
+def run_model(
+    forward: Callable[..., Any],
+    model: Any,
+    input_ids: Tensor,
+    positions: Tensor,
+    forward_batch: Any,
+    input_embeds: Tensor | None = None,
+    **pipeline: Any,
+) -> Any:
+    """Around both LlamaModel.forward. Embeddings that do not come from token ids go through SGLang's own layers."""
+    layers = layers_of(model)
+    embedded = input_embeds is not None or forward_batch.mm_input_embeds is not None
+    if layers is None or embedded or not len(positions):
+        return forward(model, input_ids, positions, forward_batch, input_embeds, **pipeline)
+    from sglang.srt.model_executor.forward_context import get_attn_backend
+
+    backend = get_attn_backend()
+    if layers.hidden_norm is not None:
+        hidden_TE = forward_batch.spec_info.hidden_states
+        return run_draft_layer(model, layers, hidden_TE, input_ids, positions, forward_batch, backend)
+    captured = sorted(model.layers_to_capture)
+    hidden_TE = model.embed_tokens(input_ids)
+    normed, kept = run_layers(layers, hidden_TE, None, positions, forward_batch, backend, captured)
+    return (normed, kept) if captured else normed
+
+
 def register() -> None:
     """Register the hooks; SGLang applies them in load_plugins(), in every process it starts."""
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType  # not before prepare_process
 
     linear = "sglang.srt.layers.quantization.unquant.UnquantizedLinearMethod"
     HookRegistry.register(f"{linear}.process_weights_after_loading", count_packing, HookType.AFTER)
-    HookRegistry.register("sglang.srt.models.llama.LlamaModel.forward", run_target, HookType.AROUND)
-    HookRegistry.register("sglang.srt.models.llama_eagle3.LlamaModel.forward", run_draft, HookType.AROUND)
+    for models in ("llama", "llama_eagle3"):
+        HookRegistry.register(f"sglang.srt.models.{models}.LlamaModel.forward", run_model, HookType.AROUND)

@@ -35,7 +35,6 @@ def grow_drafts(draft_forward: Callable[..., Any], worker: Any, batch: Any) -> A
     if layers is None:
         return draft_forward(worker, batch)
     from sglang.srt.speculative import eagle_utils, spec_utils
-    from sglang.srt.utils.common import fast_topk
 
     draft, topk, steps = worker.draft_runner.model, worker.topk, worker.speculative_num_steps
     slots = eagle_utils.per_step_draft_out_cache_loc(batch.out_cache_loc, batch.batch_size, topk, steps)
@@ -59,7 +58,7 @@ def grow_drafts(draft_forward: Callable[..., Any], worker: Any, batch: Any) -> A
         normed_RE, (hidden_RE,) = decoder.run_draft_layer(
             draft.model, layers, hidden_RE, input_ids, batch.positions, batch, backend
         )
-        topk_p, topk_index = _likeliest(_logits(draft, normed_RE, batch), topk, fast_topk)
+        topk_p, topk_index = _likeliest(_logits(draft, normed_RE, batch), topk)
         batch.positions.add_(1)
     scores_of, tokens_of, parents_of = zip(*tree, strict=True)
     if topk == 1:
@@ -79,12 +78,12 @@ def _logits(draft: Any, normed_RE: Tensor, batch: Any) -> Tensor:
     return coupling.add_noise(logits_RD, draft, batch.positions, batch)
 
 
-def _likeliest(logits_RD: Tensor, topk: int, fast_topk: Callable[..., Any]) -> tuple[Tensor, Tensor]:
+def _likeliest(logits_RD: Tensor, topk: int) -> tuple[Tensor, Tensor]:
     """Probabilities and draft ids, both [R, K]; a chain's probability is not looked at."""
     if topk == 1:
         ids = torch.ops.aerie_cpu.likeliest_tokens(logits_RD).unsqueeze(1)
         return torch.ones(ids.shape), ids
-    probs, ids = fast_topk(logits_RD.softmax(-1), topk, dim=-1)
+    probs, ids = logits_RD.softmax(-1).topk(topk, dim=-1)
     return probs, ids
 
 

@@ -119,18 +119,15 @@ std::tuple<Tensor, Tensor> rotary_embedding(const Tensor& positions, const Tenso
                                             const Tensor& cos_sin_cache, bool is_neox) {
   const char* op = "rotary_embedding_cpu";
   TORCH_CHECK(cos_sin_cache.dim() == 2 && cos_sin_cache.is_contiguous(), op, ": cos_sin_cache must be a contiguous matrix");
-  const Tensor at_position = indices(op, positions.flatten(), positions.numel());
-  const int64_t* p = data<int64_t>(at_position);
-  for (int64_t i = 0; i < at_position.numel(); ++i)
-    TORCH_CHECK(p[i] >= 0 && p[i] < cos_sin_cache.size(0), op, ": position ", p[i], " is outside [0, ", cos_sin_cache.size(0), ")");
+  const Tensor at_position = indices_below(op, "position", positions.flatten(), positions.numel(), cos_sin_cache.size(0));
   return {rotate(op, query, at_position, cos_sin_cache, head_size, is_neox),
           rotate(op, key, at_position, cos_sin_cache, head_size, is_neox)};
 }
 
 // ---- KV cache --------------------------------------------------------------------------------------------------
 
-void store_rows(const char* op, const Tensor& values, Tensor& cache, const Tensor& slots, int64_t row_dim) {
-  const int64_t count = slots.numel();
+void store_rows(const char* op, const Tensor& values, Tensor& cache, const Tensor& at_slots, int64_t row_dim) {
+  const int64_t count = at_slots.numel();
   TORCH_CHECK(values.numel() == count * row_dim, op, ": ", count, " slots for values ", values.sizes());
   TORCH_CHECK(cache.dim() >= 2 && cache.numel() == cache.size(0) * row_dim && (cache.numel() == 0 || cache[0].is_contiguous()),
               op, ": cache ", cache.sizes(), " does not hold rows of ", row_dim);
@@ -139,16 +136,14 @@ void store_rows(const char* op, const Tensor& values, Tensor& cache, const Tenso
   if (count > 0 && rows.stride(1) != 1) rows = rows.contiguous();
   const int64_t bytes = row_dim * rows.element_size(), from = rows.stride(0) * rows.element_size(),
                 to = cache.stride(0) * cache.element_size();
+  const Tensor slots = indices_below(op, "slot", at_slots, count, cache.size(0));
   const int64_t* slot = data<int64_t>(slots);
-  for (int64_t i = 0; i < count; ++i) {
-    TORCH_CHECK(slot[i] >= 0 && slot[i] < cache.size(0), op, ": slot ", slot[i], " is outside [0, ", cache.size(0), ")");
-    std::memcpy(data<char>(cache) + slot[i] * to, data<char>(rows) + i * from, bytes);
-  }
+  for (int64_t i = 0; i < count; ++i) std::memcpy(data<char>(cache) + slot[i] * to, data<char>(rows) + i * from, bytes);
 }
 
 void store_cache(const Tensor& k, const Tensor& v, Tensor k_cache, Tensor v_cache, const Tensor& at_slots, int64_t row_dim) {
   const char* op = "store_cache_cpu";
-  const Tensor slots = indices(op, at_slots.flatten(), at_slots.numel());
+  const Tensor slots = at_slots.flatten();
   store_rows(op, k, k_cache, slots, row_dim);
   store_rows(op, v, v_cache, slots, row_dim);
 }

@@ -43,6 +43,14 @@ Tensor indices(const char* op, const Tensor& t, int64_t count) {
   return t.to(at::kLong).contiguous();
 }
 
+// The same, every one of them in [0, limit).
+Tensor indices_below(const char* op, const char* what, const Tensor& t, int64_t count, int64_t limit) {
+  const Tensor checked = indices(op, t, count);
+  const int64_t* at = data<int64_t>(checked);
+  for (int64_t i = 0; i < count; ++i) TORCH_CHECK(at[i] >= 0 && at[i] < limit, op, ": ", what, " ", at[i], " is outside [0, ", limit, ")");
+  return checked;
+}
+
 // Elements of work that are worth waking a thread for.
 constexpr int64_t grain_elements = 32768;
 

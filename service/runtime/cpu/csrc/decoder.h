@@ -88,12 +88,8 @@ std::tuple<Tensor, Tensor> decoder_layers(const Tensor& hidden, const OptionalTe
   TORCH_CHECK(!embeds || (embeds->sizes() == hidden.sizes() && embeds->scalar_type() == at::kBFloat16), op, ": embeds are not like hidden states");
   TORCH_CHECK(cos_sin_cache.dim() == 2 && cos_sin_cache.is_contiguous() && cos_sin_cache.scalar_type() == at::kBFloat16 &&
                   cos_sin_cache.size(1) % 2 == 0 && cos_sin_cache.size(1) <= head_size, op, ": cos_sin_cache ", cos_sin_cache.sizes());
-  const Tensor position = indices(op, positions, tokens), slot = indices(op, slots, tokens);
-  for (int64_t i = 0; i < tokens; ++i) {
-    const int64_t p = data<int64_t>(position)[i], s = data<int64_t>(slot)[i];
-    TORCH_CHECK(p >= 0 && p < cos_sin_cache.size(0), op, ": position ", p, " is outside [0, ", cos_sin_cache.size(0), ")");
-    TORCH_CHECK(s >= 0 && s < kv_caches[0].size(0), op, ": slot ", s, " is outside [0, ", kv_caches[0].size(0), ")");
-  }
+  const Tensor position = indices_below(op, "position", positions, tokens, cos_sin_cache.size(0)),
+               slot = indices_below(op, "slot", slots, tokens, kv_caches[0].size(0));
   for (const int64_t layer : captured) TORCH_CHECK(layer >= 0 && layer <= depth, op, ": layer ", layer, " of ", depth);
 
   const auto matrix = [&](int64_t width) { return at::empty({tokens, width}, hidden.options()); };

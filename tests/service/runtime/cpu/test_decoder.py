@@ -135,10 +135,7 @@ def test_the_compiled_op_refuses_bad_input(message):
     case = Case([9], [1])
     case.__dict__ |= BROKEN[message]
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.aerie_cpu.decoder_layers(
-            case.hidden, case.embeds, case.hidden_norm, case.weights, case.final_norm, EPS, case.positions, case.rotary,
-            True, case.caches, case.slots, case.table, case.requests, case.lengths, case.new, None, case.scale, [],
-        )  # fmt: skip
+        case.run(compiled)
 
 
 @pytest.mark.skipif(not COMPILED, reason="AERIE_CPU_OPS=torch")

@@ -54,7 +54,7 @@ def test_a_greedy_request_gets_the_argmax_whoever_shares_its_batch():
     assert drawn[2].tolist() == logits.view(-1, WIDTH, VOCAB)[2].argmax(-1).tolist()
 
 
-def test_a_batch_of_greedy_requests_gets_each_node_s_argmax():
+def test_a_batch_of_greedy_requests_gets_each_nodes_argmax():
     logits, info = torch.randn(2 * WIDTH, VOCAB), batch_info([REQUESTS[2]] * 2)
     logits[3, 5] = logits[3, 90] = 50.0
     drawn = verify(logits, info, torch.arange(len(logits)))
