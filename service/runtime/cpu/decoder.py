@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 _REMEMBERED = "aerie_layers"
 _packings = 0  # how often this process packed a weight: what is remembered of a model holds until there is a newer one
@@ -102,43 +103,58 @@ def _find_layers(model: Any) -> Layers | None:
     )
 
 
+@dataclass(frozen=True)
+class Span:
+    """The new tokens of B requests, and where the cache holds them and what they follow."""
+
+    slots: Tensor  # [T]
+    table: Tensor  # int32, a row for each request: the slots of its tokens
+    rows: Tensor  # [B], into the table
+    lengths: Tensor  # [B], with the new tokens
+    extends: Tensor  # [B], the new tokens alone
+    tree_mask: Tensor | None = None  # as in extend_attention_cpu; None for a chain
+
+
+def span_of(batch: Any, backend: Any) -> Span:
+    """Of SGLang's ForwardBatch, after its attention backend was told of it."""
+    table = backend.req_to_token_pool.req_to_token
+    if batch.forward_mode.is_decode():
+        rows, lengths = batch.req_pool_indices, batch.seq_lens
+        if backend.draft_decode_metadata is not None:
+            table, lengths, rows = backend.draft_decode_metadata
+        return Span(batch.out_cache_loc, table, rows, lengths, torch.ones_like(lengths))
+    lengths, extends, _, tree_mask = backend.extend_metadata
+    return Span(batch.out_cache_loc, table, batch.req_pool_indices, lengths, extends, tree_mask)
+
+
 def run_layers(
     layers: Layers,
     hidden_TE: Tensor,
     embeds_TE: Tensor | None,
     positions: Tensor,
-    batch: Any,
-    backend: Any,
+    pool: Any,
+    span: Span,
     captured: list[int],
 ) -> tuple[Tensor, Tensor]:
     """One pass: (the normed hidden states [T, E], the captured residual streams [T, len(captured) * E])."""
-    pool, table = backend.token_to_kv_pool, backend.req_to_token_pool.req_to_token
-    tree_mask, requests = None, batch.req_pool_indices
-    if batch.forward_mode.is_decode():
-        lengths = batch.seq_lens
-        if backend.draft_decode_metadata is not None:
-            table, lengths, requests = backend.draft_decode_metadata
-        extends = torch.ones_like(lengths)
-    else:
-        lengths, extends, _, tree_mask = backend.extend_metadata
     layers.rotary._match_cos_sin_cache_dtype(hidden_TE)
     caches = [buffer for i in layers.ids for buffer in (pool.get_key_buffer(i), pool.get_value_buffer(i))]
     normed, kept = torch.ops.aerie_cpu.decoder_layers(
         hidden_TE, embeds_TE, layers.hidden_norm, layers.weights, layers.final_norm, layers.eps,
-        positions, layers.rotary.cos_sin_cache, layers.rotary.is_neox_style, caches, batch.out_cache_loc,
-        table, requests, lengths, extends, tree_mask, layers.scaling, captured,
+        positions, layers.rotary.cos_sin_cache, layers.rotary.is_neox_style, caches, span.slots,
+        span.table, span.rows, span.lengths, span.extends, span.tree_mask, layers.scaling, captured,
     )  # fmt: skip
     return normed, kept
 
 
 def run_draft_layer(
-    model: Any, layers: Layers, hidden_TE: Tensor, input_ids: Tensor, positions: Tensor, batch: Any, backend: Any
+    model: Any, layers: Layers, hidden_TE: Tensor, input_ids: Tensor, positions: Tensor, pool: Any, span: Span
 ) -> tuple[Tensor, list[Tensor]]:
     """What llama_eagle3.LlamaModel.forward returns: states for the head, and in a list those for the next step."""
-    embeds_TE = model.embed_tokens(input_ids)
+    embeds_TE = functional.embedding(input_ids, model.embed_tokens.weight)
     if hidden_TE.shape[-1] != embeds_TE.shape[-1]:
         hidden_TE = torch.ops.sgl_kernel.weight_packed_linear(hidden_TE, layers.fuse_features, model.fc.bias, True)
-    normed, stream = run_layers(layers, hidden_TE, embeds_TE, positions, batch, backend, [1])
+    normed, stream = run_layers(layers, hidden_TE, embeds_TE, positions, pool, span, [1])
     return normed, [normed if model.norm_output else stream]
 
 
@@ -159,12 +175,13 @@ def run_model(
     from sglang.srt.model_executor.forward_context import get_attn_backend
 
     backend = get_attn_backend()
+    pool, span = backend.token_to_kv_pool, span_of(forward_batch, backend)
     if layers.hidden_norm is not None:
         hidden_TE = forward_batch.spec_info.hidden_states
-        return run_draft_layer(model, layers, hidden_TE, input_ids, positions, forward_batch, backend)
+        return run_draft_layer(model, layers, hidden_TE, input_ids, positions, pool, span)
     captured = sorted(model.layers_to_capture)
-    hidden_TE = model.embed_tokens(input_ids)
-    normed, kept = run_layers(layers, hidden_TE, None, positions, forward_batch, backend, captured)
+    hidden_TE = functional.embedding(input_ids, model.embed_tokens.weight)
+    normed, kept = run_layers(layers, hidden_TE, None, positions, pool, span, captured)
     return (normed, kept) if captured else normed
 
 

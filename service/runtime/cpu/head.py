@@ -19,17 +19,24 @@ def forget_packed_head(_result: None, _method: Any, layer: Any) -> None:
     layer.__dict__.pop(_COPY, None)
 
 
+def packed(lm_head: Any) -> Any:
+    """The head, or a stand-in, whose bfloat16 weight is packed; None for what is not such a head."""
+    weight = getattr(lm_head, "weight", None)
+    if weight is None or weight.dtype != torch.bfloat16:
+        return None
+    if getattr(lm_head, "use_intel_amx_backend", False):
+        return lm_head
+    if _COPY not in lm_head.__dict__:
+        copy = torch.ops.sgl_kernel.convert_weight_packed(weight)
+        lm_head.__dict__[_COPY] = SimpleNamespace(weight=copy, use_intel_amx_backend=True)
+    return lm_head.__dict__[_COPY]
+
+
 def use_packed_head(
     processor: Any, hidden_states: Tensor, lm_head: Any, *args: object, **kwargs: object
 ) -> tuple[tuple[object, ...], dict[str, object]]:
     """Before LogitsProcessor._compute_lm_head: the arguments, with a packed copy of a head that is not packed."""
-    weight = getattr(lm_head, "weight", None)
-    if weight is not None and weight.dtype == torch.bfloat16 and not getattr(lm_head, "use_intel_amx_backend", False):
-        if _COPY not in lm_head.__dict__:
-            packed = torch.ops.sgl_kernel.convert_weight_packed(weight)
-            lm_head.__dict__[_COPY] = SimpleNamespace(weight=packed, use_intel_amx_backend=True)
-        lm_head = lm_head.__dict__[_COPY]
-    return (processor, hidden_states, lm_head, *args), kwargs
+    return (processor, hidden_states, packed(lm_head) or lm_head, *args), kwargs
 
 
 def register() -> None:

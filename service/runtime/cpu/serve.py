@@ -55,7 +55,7 @@ def prepare_process() -> None:
         os.environ.setdefault(name, value)
     if str(HERE) not in sys.path:
         sys.path.insert(0, str(HERE))  # where `import sgl_kernel` finds ours
-    from service.runtime.cpu import coupling, decoder, door, drafting, head, sampling, stubs
+    from service.runtime.cpu import coupling, cycle, decoder, door, head, sampling, stubs
 
     stubs.install()
     import torch
@@ -68,7 +68,7 @@ def prepare_process() -> None:
     head.register()
     coupling.register()
     decoder.register()
-    drafting.register()
+    cycle.register()
 
 
 # Flags of which only some values can be served, with all their spellings.

@@ -254,11 +254,15 @@ Tensor draw_tokens(const Tensor& probs, const Tensor& top_ks, const Tensor& top_
 
 Tensor likeliest_tokens(const Tensor& logits) {
   const char* op = "likeliest_tokens";
-  TORCH_CHECK(logits.dim() == 2 && logits.scalar_type() == at::kFloat && logits.size(1) > 0, op, ": logits must be a float32 matrix");
+  TORCH_CHECK(logits.dim() == 2 && logits.size(1) > 0, op, ": logits must be a matrix, not ", logits.sizes());
   const Tensor x = logits.contiguous();
   Tensor out = at::empty({x.size(0)}, x.options().dtype(at::kLong));
-  at::parallel_for(0, x.size(0), grain(x.size(1)), [&](int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; ++row) data<int64_t>(out)[row] = kernels().argmax(data<float>(x) + row * x.size(1), x.size(1));
+  by_dtype(op, x, [&](auto tag) {
+    using T = decltype(tag);
+    const auto kernel = pick<T>(kernels().argmax_f32, kernels().argmax_bf16);
+    at::parallel_for(0, x.size(0), grain(x.size(1)), [&](int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row) data<int64_t>(out)[row] = kernel(data<T>(x) + row * x.size(1), x.size(1));
+    });
   });
   return out;
 }

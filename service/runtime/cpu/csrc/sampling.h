@@ -44,7 +44,8 @@ static void draw_noise(uint64_t seed, uint32_t position, const int64_t* columns,
 }
 
 // The lowest index of the greatest value; 0 if there is none (all NaN).
-static int64_t argmax(const float* x, int64_t count) {
+template <typename T>
+static int64_t argmax(const T* x, int64_t count) {
   constexpr int64_t block = 1024;
   float best = -INFINITY;
   int64_t best_from = 0;
@@ -52,11 +53,11 @@ static int64_t argmax(const float* x, int64_t count) {
     const int64_t to = from + block < count ? from + block : count;
     float top = -INFINITY;
 #pragma omp simd reduction(max : top)
-    for (int64_t i = from; i < to; ++i) top = x[i] > top ? x[i] : top;
+    for (int64_t i = from; i < to; ++i) top = load(x + i) > top ? load(x + i) : top;
     if (top > best) best = top, best_from = from;
   }
   for (int64_t i = best_from; i < count; ++i)
-    if (x[i] == best) return i;
+    if (load(x + i) == best) return i;
   return 0;
 }
 

@@ -25,7 +25,8 @@ const Kernels table = {
     &attention<bf16>,
     &murmur_hash,
     &draw_noise,
-    &argmax,
+    &argmax<float>,
+    &argmax<bf16>,
     &draw_token,
 };
 

@@ -1,0 +1,82 @@
+# ruff: noqa: ANN401, PLC0415  SGLang's objects; its imports wait for prepare_process
+"""A pass of the target model for a scheduled batch without a ForwardBatch, and for which batches that may be done.
+
+SGLang prepares each pass for CUDA graphs, several devices and every feature it has: one to two milliseconds of Python,
+where a pass of a small model takes ten. The usual batch, which asks for tokens and nothing else, needs none of it.
+
+Shapes: B requests, N new tokens each, T = B * N, E hidden size, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from service.runtime.cpu import decoder, head
+
+
+def wants_tokens_only(batch: Any) -> bool:
+    """No grammar, log probabilities, penalties, biases or anything else that looks at logits or hidden states."""
+    info = batch.sampling_info
+    penalties = info.penalizer_orchestrator
+    return not (
+        batch.forward_mode.is_idle()
+        or batch.has_grammar
+        or batch.return_logprob
+        or batch.return_hidden_states
+        or batch.hicache_consumer_index >= 0
+        or info.has_custom_logit_processor
+        or info.has_watermark_candidates
+        or (penalties is not None and penalties.is_required)
+        or any(
+            extra is not None
+            for extra in (
+                batch.hisparse_coordinator,
+                info.logit_bias,
+                info.acc_additive_penalties,
+                info.acc_scaling_penalties,
+                info.sampling_mask_batch_indices,
+            )
+        )
+    )
+
+
+def can_run(runner: Any) -> bool:
+    """A Llama with its logits as they are, one KV cache for all layers, and nobody who watches its passes."""
+    from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
+    from sglang.srt.models.llama import LlamaForCausalLM
+
+    model = runner.model
+    return (
+        type(model) is LlamaForCausalLM
+        and decoder.layers_of(model.model) is not None
+        and head.packed(model.lm_head) is not None
+        and model.logits_processor.logit_scale is None
+        and not model.logits_processor.final_logit_softcapping
+        and type(runner.token_to_kv_pool) is MHATokenToKVPool
+        and runner.canary_manager is None
+        and runner.lora_manager is None
+    )
+
+
+def slots_after(batch: Any, tokens: int) -> Tensor:
+    """The cache slots [B, tokens] that are set aside for what follows each request's seq_lens."""
+    table, columns = batch.req_to_token_pool.req_to_token, batch.seq_lens.unsqueeze(1) + torch.arange(tokens)
+    slots: Tensor = table[batch.req_pool_indices.unsqueeze(1), columns]
+    return slots.long()
+
+
+def run_target(runner: Any, input_ids: Tensor, positions: Tensor, span: decoder.Span) -> tuple[Tensor, Tensor]:
+    """(bfloat16 logits [T, V], the features that the draft was trained on [T, captured layers * E])."""
+    model = runner.model
+    layers = decoder.layers_of(model.model)
+    assert layers is not None, "can_run first"
+    hidden_TE = functional.embedding(input_ids, model.model.embed_tokens.weight)
+    captured = sorted(model.model.layers_to_capture)
+    normed_TE, features = decoder.run_layers(
+        layers, hidden_TE, None, positions, runner.token_to_kv_pool, span, captured
+    )
+    weight = head.packed(model.lm_head).weight
+    logits_TV = torch.ops.sgl_kernel.weight_packed_linear(normed_TE, weight, None, True)
+    return logits_TV[:, : model.config.vocab_size], features
