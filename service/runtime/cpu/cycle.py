@@ -59,7 +59,7 @@ def _propose(drafts: Any, normed_RE: Tensor, positions: Tensor, batch: Any) -> t
     if drafts.topk == 1:
         ids = torch.ops.aerie_cpu.likeliest_tokens(logits_RD).unsqueeze(1)
         return torch.ones(ids.shape), ids
-    probs, ids = logits_RD.float().softmax(-1).topk(drafts.topk, dim=-1)
+    probs, ids = torch.ops.aerie_cpu.softmax(logits_RD, torch.ones(len(logits_RD))).topk(drafts.topk, dim=-1)
     return probs, ids
 
 
@@ -136,7 +136,10 @@ def verify(sglangs: Callable[..., Any], worker: Any, batch: Any, *args: Any, **o
     if not trees.chains:
         lists = [tree.ancestor_mask(parents) for parents in trees.parents]
         masks, depths = torch.tensor(lists).flatten(), [[sum(row) - 1 for row in mask] for mask in lists]
-    input_ids, positions = torch.tensor(trees.tokens).flatten(), (seq_lens.unsqueeze(1) + torch.tensor(depths)).flatten()
+    input_ids, positions = (
+        torch.tensor(trees.tokens).flatten(),
+        (seq_lens.unsqueeze(1) + torch.tensor(depths)).flatten(),
+    )
     table, extends = batch.req_to_token_pool.req_to_token, torch.full_like(seq_lens, N)
     span = decoder.Span(slots_BN.flatten(), table, batch.req_pool_indices, seq_lens + N, extends, masks)
     logits, features = passes.run_target(worker.target_worker.model_runner, input_ids, positions, span)
@@ -148,7 +151,9 @@ def verify(sglangs: Callable[..., Any], worker: Any, batch: Any, *args: Any, **o
     ]
     drawn = drawn_BN.flatten()
     if not trees.chains:  # accepted paths to the front: in the cache, and in what the draft and the scheduler read
-        front = torch.tensor([b * N + node for b, path in enumerate(paths) for node in [*path, *path[:1] * (N - len(path))]])
+        front = torch.tensor(
+            [b * N + node for b, path in enumerate(paths) for node in [*path, *path[:1] * (N - len(path))]]
+        )
         _move_to_front(worker, slots_BN, paths)
         drawn, features = drawn[front], features[front]
     accept_lens = torch.tensor([len(path) for path in paths], dtype=torch.int32)

@@ -21,7 +21,7 @@ class Candidate(NamedTuple):
 
 @dataclass
 class Growth:
-    """One request's tree: from each of the likeliest `branches` tokens of a step come as many of the next. 1: a chain."""
+    """One request's tree: from each of a step's likeliest `branches` tokens come as many of the next. 1: a chain."""
 
     branches: int
     candidates: list[Candidate] = field(default_factory=list)

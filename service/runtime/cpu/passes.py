@@ -1,4 +1,4 @@
-# ruff: noqa: ANN401, PLC0415  SGLang's objects; its imports wait for prepare_process
+# ruff: noqa: ANN401, FBT003, N806, PLC0415  SGLang's objects and ops; shape suffixes; its imports wait for prepare_process
 """A pass of the target model for a scheduled batch without a ForwardBatch, and for which batches that may be done.
 
 SGLang prepares each pass for CUDA graphs, several devices and every feature it has: one to two milliseconds of Python,

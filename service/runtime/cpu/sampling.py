@@ -50,6 +50,12 @@ def _seeds_or_fresh(seeds: Tensor | None, rows: int) -> Tensor:
     return torch.randint(2**62, (rows,)) if seeds is None else seeds
 
 
+def softmax(logits_RV: Tensor) -> Tensor:
+    """Replaces sampler_softmax, whose logits are divided by the temperature: the bits of draw_tree_targets."""
+    probs_RV: Tensor = torch.ops.aerie_cpu.softmax(logits_RV, torch.ones(len(logits_RV)))
+    return probs_RV
+
+
 def draw_unfiltered(probs_RV: Tensor, sampling_seed: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
     """Replaces sampling_from_probs_torch: int32 [R]."""
     rows, vocab = probs_RV.shape
@@ -96,7 +102,7 @@ def draw_tree_targets(
     """Stands for uno_utils.sample_uno_tree_target_tokens: the target's draw at every node, [B, N].
 
     A node's token goes to position + 1; plain decoding seeds that draw with the same position, that of the token it
-    follows. The softmax is written as in Sampler.forward, to the same bits.
+    follows.
     """
     del max_top_k
     info = sampling_info
@@ -107,7 +113,7 @@ def draw_tree_targets(
     def per_node(per_request: Tensor) -> Tensor:
         return torch.repeat_interleave(per_request, verify_width, dim=0)
 
-    probs_RV = torch.softmax(next_token_logits.float() / per_node(info.temperatures), dim=-1)
+    probs_RV = torch.ops.aerie_cpu.softmax(next_token_logits, per_node(info.temperatures))
     filters = (per_node(info.top_ks), per_node(info.top_ps), per_node(info.min_ps))
     drawn = _draw(probs_RV, *filters, per_node(info.sampling_seed), info.verify_positions)
     return drawn.view(batch_size, verify_width).long()
@@ -120,6 +126,7 @@ def register() -> None:
     sampler, eagle = "sglang.srt.layers.sampler", "sglang.srt.speculative.eagle_utils"
     info = "sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo"
     HookRegistry.register(f"{info}.from_schedule_batch", set_seeds, HookType.AFTER)
+    HookRegistry.register(f"{sampler}.sampler_softmax", softmax, HookType.REPLACE)
     HookRegistry.register(f"{sampler}.sampling_from_probs_torch", draw_unfiltered, HookType.REPLACE)
     HookRegistry.register(f"{sampler}.top_k_top_p_min_p_sampling_from_probs_torch", draw_filtered, HookType.REPLACE)
     HookRegistry.register(f"{eagle}.eagle_sample", remember_positions, HookType.BEFORE)

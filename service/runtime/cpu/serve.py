@@ -1,9 +1,9 @@
 # ruff: noqa: PLC0415  imports wait until the process is prepared for them
 """`python -m service.runtime.cpu.serve <sglang flags>`: SGLang's HTTP server on a machine without a GPU.
 
-Takes the flags of `python -m sglang.launch_server` and needs AERIE_CPU_OPS (see sgl_kernel/library.py). SGLang spawns
-its scheduler and detokenizer; a spawned child imports this module again as `__mp_main__`, which is how
-`prepare_process` reaches every process before SGLang's modules are loaded there.
+Takes the flags of `python -m sglang.launch_server` and needs AERIE_CPU_OPS (see sgl_kernel/library.py). SGLang's
+scheduler and detokenizer are forked, or spawned: a spawned child imports this module again as `__mp_main__`, which is
+how `prepare_process` reaches every process before SGLang's modules are loaded there.
 
 Owns what must be true of a process before SGLang is imported, and refuses flags this runtime cannot honour: one line on
 stderr and status 2, before a model is loaded.
@@ -11,6 +11,7 @@ stderr and status 2, before a model is loaded.
 
 import argparse
 import importlib
+import multiprocessing
 import os
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
     # Some 40 us of spinning: a decoding step has 200 regions, microseconds apart, and asleep each costs a wake-up more.
     "GOMP_SPINCOUNT": "3000",
+    # Its threads would have nothing to do, torch having its own, and would be in the way of fork_children.
+    "OPENBLAS_NUM_THREADS": "1",
     # Compiling costs 20 s at the first EAGLE request, and inductor wants triton.
     "TORCHDYNAMO_DISABLE": "1",
     # The copies of a batch's tensors are for CUDA graphs to find them where they were.
@@ -121,6 +124,16 @@ def with_defaults(flags: Sequence[str]) -> list[str]:
     return [*flags, *(part for flag, value in DEFAULT_FLAGS.items() if flag not in given for part in (flag, value))]
 
 
+def fork_children(_result: object, *_args: object) -> None:
+    """After SGLang decides to spawn its processes: fork them instead, if no thread of this one can hold a lock.
+
+    What a spawned one takes longest for is importing what this one has imported: 8 s of a start.
+    """
+    threads = Path("/proc/self/task")
+    if threads.is_dir() and len(list(threads.iterdir())) == 1:
+        multiprocessing.set_start_method("fork", force=True)
+
+
 def main(flags: Sequence[str]) -> int:
     """Serve until stopped."""
     try:
@@ -132,6 +145,9 @@ def main(flags: Sequence[str]) -> int:
         return 2
     launch_server = importlib.import_module("sglang.launch_server")
     server_args = importlib.import_module("sglang.srt.server_args")
+    hooks = importlib.import_module("sglang.srt.plugins.hook_registry")
+    engine = "sglang.srt.entrypoints.engine"
+    hooks.HookRegistry.register(f"{engine}._set_envs_and_config", fork_children, hooks.HookType.AFTER)
     importlib.import_module("sglang.srt.plugins").load_plugins()
     try:
         launch_server.run_server(server_args.prepare_server_args(with_defaults(flags)))

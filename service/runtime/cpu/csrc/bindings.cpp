@@ -252,6 +252,23 @@ Tensor draw_tokens(const Tensor& probs, const Tensor& top_ks, const Tensor& top_
   return out;
 }
 
+Tensor softmax(const Tensor& logits, const Tensor& temperatures) {
+  const char* op = "softmax";
+  TORCH_CHECK(logits.dim() == 2 && temperatures.scalar_type() == at::kFloat && temperatures.numel() == logits.size(0), op, ": ",
+              temperatures.sizes(), " ", temperatures.scalar_type(), " temperatures for logits ", logits.sizes());
+  const Tensor x = logits.contiguous(), temperature = temperatures.contiguous();
+  Tensor out = at::empty(x.sizes(), x.options().dtype(at::kFloat));
+  by_dtype(op, x, [&](auto tag) {
+    using T = decltype(tag);
+    const auto kernel = pick<T>(kernels().softmax_f32, kernels().softmax_bf16);
+    at::parallel_for(0, x.size(0), grain(8 * x.size(1)), [&](int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row)
+        kernel(data<T>(x) + row * x.size(1), data<float>(temperature)[row], data<float>(out) + row * x.size(1), x.size(1));
+    });
+  });
+  return out;
+}
+
 Tensor likeliest_tokens(const Tensor& logits) {
   const char* op = "likeliest_tokens";
   TORCH_CHECK(logits.dim() == 2 && logits.size(1) > 0, op, ": logits must be a matrix, not ", logits.sizes());
@@ -287,6 +304,7 @@ TORCH_LIBRARY_IMPL(aerie_cpu, CPU, m) {
   m.impl("decoder_layers", &aerie::decoder_layers);
   m.impl("draw_tokens", &aerie::draw_tokens);
   m.impl("draw_noise", &aerie::draw_noise);
+  m.impl("softmax", &aerie::softmax);
   m.impl("likeliest_tokens", &aerie::likeliest_tokens);
   m.impl("copy_slots", &aerie::copy_slots);
 }

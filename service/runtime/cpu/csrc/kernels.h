@@ -99,6 +99,8 @@ struct Kernels {
   void (*attention_bf16)(const AttentionArgs<bf16>&);
   void (*murmur_hash)(uint64_t seed, uint32_t position, const int64_t* columns, uint32_t* out, int64_t count);
   void (*draw_noise)(uint64_t seed, uint32_t position, const int64_t* columns, float* out, int64_t count);
+  void (*softmax_f32)(const float* logits, float temperature, float* probs, int64_t count);
+  void (*softmax_bf16)(const bf16* logits, float temperature, float* probs, int64_t count);
   int64_t (*argmax_f32)(const float* x, int64_t count);
   int64_t (*argmax_bf16)(const bf16* x, int64_t count);
   int32_t (*draw_token)(const DrawArgs&);

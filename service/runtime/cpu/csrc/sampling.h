@@ -43,6 +43,25 @@ static void draw_noise(uint64_t seed, uint32_t position, const int64_t* columns,
   }
 }
 
+// probs = softmax(logits / temperature).
+template <typename T>
+static void softmax(const T* logits, float temperature, float* probs, int64_t count) {
+  float top = -INFINITY, sum = 0.f;
+#pragma omp simd reduction(max : top)
+  for (int64_t i = 0; i < count; ++i) {
+    const float x = load(logits + i) / temperature;
+    probs[i] = x;
+    top = x > top ? x : top;
+  }
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < count; ++i) {
+    const float p = probs[i] - top < -87.f ? 0.f : exp_f32(probs[i] - top);
+    probs[i] = p;
+    sum += p;
+  }
+  for (int64_t i = 0; i < count; ++i) probs[i] /= sum;
+}
+
 // The lowest index of the greatest value; 0 if there is none (all NaN).
 template <typename T>
 static int64_t argmax(const T* x, int64_t count) {

@@ -25,6 +25,8 @@ const Kernels table = {
     &attention<bf16>,
     &murmur_hash,
     &draw_noise,
+    &softmax<float>,
+    &softmax<bf16>,
     &argmax<float>,
     &argmax<bf16>,
     &draw_token,

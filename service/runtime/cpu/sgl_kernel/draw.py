@@ -12,6 +12,7 @@ DRAW_SCHEMA = (
     "draw_tokens(Tensor probs, Tensor top_ks, Tensor top_ps, Tensor min_ps, Tensor seeds, Tensor positions) -> Tensor"
 )
 NOISE_SCHEMA = "draw_noise(Tensor seeds, Tensor positions, Tensor token_ids) -> Tensor"
+SOFTMAX_SCHEMA = "softmax(Tensor logits, Tensor temperatures) -> Tensor"
 LIKELIEST_SCHEMA = "likeliest_tokens(Tensor logits) -> Tensor"
 COPY_SCHEMA = "copy_slots(Tensor buffers, Tensor bytes_per_slot, Tensor targets, Tensor sources) -> ()"
 
@@ -92,6 +93,11 @@ def draw_tokens(
     weights, ids = keep_likeliest(probs_RV, top_ks, top_ps, min_ps)
     columns = race(weights, ids, seeds, positions)
     return ids.gather(1, columns.unsqueeze(1)).squeeze(1).to(torch.int32)
+
+
+def softmax(logits_RV: Tensor, temperatures: Tensor) -> Tensor:
+    """softmax(logits / temperature), float32 [R, V], a row's bits its own; temperatures is [R] or [R, 1]."""
+    return (logits_RV.float() / temperatures.view(-1, 1)).softmax(dim=-1)
 
 
 def likeliest_tokens(logits_RV: Tensor) -> Tensor:

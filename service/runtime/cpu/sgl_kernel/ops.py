@@ -21,10 +21,12 @@ from .draw import (
     LIKELIEST_SCHEMA,
     MURMUR_SCHEMA,
     NOISE_SCHEMA,
+    SOFTMAX_SCHEMA,
     draw_noise,
     draw_tokens,
     likeliest_tokens,
     murmur_hash32_cpu,
+    softmax,
 )
 from .kv import copy_slots
 from .library import Op
@@ -151,6 +153,7 @@ OPS = [
     Op("aerie_cpu", DECODER_SCHEMA, decoder_layers),
     Op("aerie_cpu", DRAW_SCHEMA, draw_tokens),
     Op("aerie_cpu", NOISE_SCHEMA, draw_noise),
+    Op("aerie_cpu", SOFTMAX_SCHEMA, softmax),
     Op("aerie_cpu", LIKELIEST_SCHEMA, likeliest_tokens),
     Op("aerie_cpu", COPY_SCHEMA, copy_slots),
     Op("aerie_cpu", "isa() -> str", isa),

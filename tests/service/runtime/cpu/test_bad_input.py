@@ -86,3 +86,8 @@ def test_draws_need_matching_rows():
         KERNELS.draw_tokens(
             torch.rand(2, 9), torch.ones(1, dtype=torch.int32), one, one, torch.ones(1).long(), torch.ones(1).long()
         )
+
+
+def test_softmax_needs_a_temperature_for_each_row():
+    with refused("temperatures for logits"):
+        KERNELS.softmax(torch.zeros(2, 9), torch.ones(3))

@@ -166,9 +166,22 @@ def test_noise_is_gumbel_noise_of_the_named_tokens(ops):
     assert ops.draw_noise(rows[:0], rows[:0], ids).shape == (0, 3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("vocab", [1, 17, 49152])
+def test_softmax_is_of_the_logits_over_the_temperature(ops, vocab, dtype):
+    logits, temperatures = (9 * torch.randn(4, vocab)).to(dtype), torch.tensor([[0.5], [1.0], [0.7], [3.0]])
+    logits[1, 1:] = -torch.inf
+    logits[2] += 200.0
+    probs = ops.softmax(logits, temperatures)
+    torch.testing.assert_close(probs, (logits.double() / temperatures).softmax(-1).float(), atol=1e-9, rtol=2e-5)
+    assert torch.equal(probs[2:3], ops.softmax(logits[2:3], temperatures[2:3])), "a row's bits are its own"
+    assert ops.softmax(logits[:0], temperatures[:0]).shape == (0, vocab)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("vocab", [1, 15, 1024, 1025, 49152])
-def test_the_likeliest_token_is_the_lowest_of_the_greatest(ops, vocab):
-    logits = torch.randn(5, vocab)
+def test_the_likeliest_token_is_the_lowest_of_the_greatest(ops, vocab, dtype):
+    logits = torch.randn(5, vocab).to(dtype)
     logits[2] = -torch.inf
     logits[3, vocab // 2 :] = 60.0
     logits[4] = -1e30

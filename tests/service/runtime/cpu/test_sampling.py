@@ -34,7 +34,7 @@ def verify(logits, info, positions):
 
 
 def plain(logits, info, position):
-    probs = torch.softmax(logits / info.temperatures, dim=-1)
+    probs = sampling.softmax(logits / info.temperatures)
     at = torch.full((len(logits),), position)
     return sampling.draw_filtered(probs, info.top_ks, info.top_ps, info.min_ps, True, info.sampling_seed, at)
 

@@ -41,6 +41,26 @@ def test_defaults_are_added_unless_given():
     assert serve.with_defaults(["--device=cpu", "--attention-backend", "intel_amx"]).count("--device") == 0
 
 
+START_METHOD = """
+import multiprocessing, sys, threading
+from service.runtime.cpu import serve
+multiprocessing.set_start_method("spawn")
+done = threading.Event()
+if sys.argv[1:] == ["threaded"]:
+    threading.Thread(target=done.wait).start()
+serve.fork_children(None)
+print(multiprocessing.get_start_method())
+done.set()
+"""
+
+
+@pytest.mark.parametrize(("arguments", "method"), [([], "fork"), (["threaded"], "spawn")])
+def test_children_are_forked_from_a_process_without_threads(arguments, method):
+    command = [sys.executable, "-c", START_METHOD, *arguments]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == method
+
+
 def run(*flags, **environment):
     command = [sys.executable, "-m", "service.runtime.cpu.serve", *flags]
     variables = {k: v for k, v in os.environ.items() if k != "AERIE_CPU_OPS"} | environment
