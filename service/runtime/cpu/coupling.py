@@ -33,13 +33,40 @@ def add_noise(logits_RD: Tensor, draft: Any, positions: Tensor, batch: Any) -> T
 
     scaled_RD = logits_RD / per_row(info.temperatures)
     top_ks = per_row(info.top_ks)
-    if info.need_top_k_sampling or info.need_top_p_sampling or info.need_min_p_sampling:
+    if _filters(info):
         draw = importlib.import_module("sgl_kernel.draw")  # this process's copy, under the name SGLang uses
         weights, ids = draw.keep_likeliest(scaled_RD.softmax(-1), top_ks, per_row(info.top_ps), per_row(info.min_ps))
         scaled_RD = scaled_RD.scatter(1, ids, scaled_RD.gather(1, ids).masked_fill_(weights == 0, -torch.inf))
-    token_ids = torch.arange(logits_RD.shape[1]) if draft.hot_token_id is None else draft.hot_token_id
-    noise_RD = torch.ops.aerie_cpu.draw_noise(per_row(info.sampling_seed), positions + 1, token_ids)
+    noise_RD = torch.ops.aerie_cpu.draw_noise(per_row(info.sampling_seed), positions + 1, _token_ids(draft, logits_RD))
     return torch.where(top_ks.unsqueeze(1) > 1, scaled_RD + noise_RD, logits_RD)
+
+
+def _filters(info: Any) -> bool:
+    return bool(info.need_top_k_sampling or info.need_top_p_sampling or info.need_min_p_sampling)
+
+
+def _token_ids(draft: Any, logits_RD: Tensor) -> Tensor:
+    """The target's ids of the draft's columns."""
+    return torch.arange(logits_RD.shape[1]) if draft.hot_token_id is None else draft.hot_token_id
+
+
+def propose(logits_RD: Tensor, count: int, draft: Any, positions: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
+    """The `count` likeliest columns of bfloat16 logits with their noise, and their probabilities, both [R, count]."""
+    info, rows = batch.sampling_info, len(logits_RD)
+    if not info.is_all_greedy and _filters(info):
+        noisy_RD = add_noise(logits_RD, draft, positions, batch)
+        probs, ids = torch.ops.aerie_cpu.softmax(noisy_RD, torch.ones(rows)).topk(count, dim=-1)
+        return probs, ids
+    if info.is_all_greedy:
+        temperatures, seeds = torch.zeros(rows), torch.zeros(rows, dtype=torch.int64)
+    else:
+        each = rows // len(info.temperatures)
+        temperatures = info.temperatures.flatten().repeat_interleave(each)
+        seeds = info.sampling_seed.repeat_interleave(each)
+    probs, ids = torch.ops.aerie_cpu.propose_tokens(
+        logits_RD, count, temperatures, seeds, positions + 1, _token_ids(draft, logits_RD)
+    )
+    return probs, ids
 
 
 def propose_draws(

@@ -52,15 +52,10 @@ def _served(target: Any, drafts: Any, batch: Any) -> bool:
 
 
 def _propose(drafts: Any, normed_RE: Tensor, positions: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
-    """Probabilities and draft ids of the K likeliest tokens, both [R, K]; nobody looks at a chain's probability."""
+    """Probabilities and draft ids of the K likeliest tokens, both [R, K]."""
     draft = drafts.draft_runner.model
     logits_RD = torch.ops.sgl_kernel.weight_packed_linear(normed_RE, draft.lm_head.weight, None, True)
-    logits_RD = coupling.add_noise(logits_RD[:, : draft.config.draft_vocab_size], draft, positions, batch)
-    if drafts.topk == 1:
-        ids = torch.ops.aerie_cpu.likeliest_tokens(logits_RD).unsqueeze(1)
-        return torch.ones(ids.shape), ids
-    probs, ids = torch.ops.aerie_cpu.softmax(logits_RD, torch.ones(len(logits_RD))).topk(drafts.topk, dim=-1)
-    return probs, ids
+    return coupling.propose(logits_RD[:, : draft.config.draft_vocab_size], drafts.topk, draft, positions, batch)
 
 
 def _run_layer(
@@ -85,10 +80,9 @@ def draft(sglangs: Callable[..., Any], drafts: Any, batch: Any, **options: Any) 
     slots = passes.slots_after(batch, max(N, K * steps))
     slots_of_steps = slots[:, : K * steps].view(B, K, steps).permute(2, 0, 1).reshape(steps, B * K)
     table, rows = batch.req_to_token_pool.req_to_token, batch.req_pool_indices
-    if K > 1:  # every branch follows its own tokens
-        backend = drafts.draft_attn_backend
-        table = backend.build_draft_decode_metadata(table, rows, seq_lens, K, steps, backend.pool_len)
-        seq_lens, rows = seq_lens.repeat_interleave(K), torch.arange(B * K)
+    if K > 1:  # every branch has a list of slots of its own
+        seq_lens, leaves = seq_lens.repeat_interleave(K), torch.arange(B * K)
+        table, rows = table[rows.repeat_interleave(K), : int(seq_lens.max()) + steps], leaves
     one, growths = torch.ones_like(seq_lens), [growth.Growth(K) for _ in range(B)]
     probs, ids, hidden = spec.topk_p, spec.topk_index, spec.hidden_states
     for step in range(steps):
@@ -96,7 +90,10 @@ def draft(sglangs: Callable[..., Any], drafts: Any, batch: Any, **options: Any) 
             ids = drafts.hot_token_id[ids]
         followed = _grow(growths, probs.tolist(), ids.tolist())
         if step < steps - 1:
-            hidden = hidden if K == 1 else hidden[torch.tensor(followed)]
+            if K > 1:  # SGLang's own loop leaves a branch the keys of whom it does not follow
+                hidden = hidden[torch.tensor(followed)]
+                table = table if step == 0 else table[torch.tensor(followed)]
+                table[leaves, seq_lens + step] = slots_of_steps[step].int()
             input_ids = torch.tensor([token for tree in growths for token in tree.leaf_tokens()])
             positions = seq_lens + step
             span = decoder.Span(slots_of_steps[step], table, rows, positions + 1, one)

@@ -269,6 +269,26 @@ Tensor softmax(const Tensor& logits, const Tensor& temperatures) {
   return out;
 }
 
+std::tuple<Tensor, Tensor> propose_tokens(const Tensor& logits, int64_t count, const Tensor& temperatures, const Tensor& seeds,
+                                          const Tensor& positions, const Tensor& token_ids) {
+  const char* op = "propose_tokens";
+  TORCH_CHECK(logits.dim() == 2 && logits.scalar_type() == at::kBFloat16 && count > 0 && count <= logits.size(1), op, ": ", count,
+              " tokens of logits ", logits.scalar_type(), " ", logits.sizes());
+  const int64_t rows = logits.size(0), vocab = logits.size(1);
+  const Tensor x = logits.contiguous(), seed = indices(op, seeds, rows), position = indices(op, positions, rows),
+               column = indices(op, token_ids, vocab), temperature = temperatures.contiguous();
+  TORCH_CHECK(temperature.scalar_type() == at::kFloat && temperature.numel() == rows, op, ": temperatures must be float32 [", rows, "]");
+  Tensor probs = at::empty({rows, count}, x.options().dtype(at::kFloat)), ids = at::empty({rows, count}, x.options().dtype(at::kLong));
+  at::parallel_for(0, rows, grain(8 * vocab), [&](int64_t first, int64_t last) {
+    std::vector<float> scores(vocab);
+    for (int64_t row = first; row < last; ++row)
+      kernels().propose({data<bf16>(x) + row * vocab, data<int64_t>(column), vocab, count, data<float>(temperature)[row],
+                         uint64_t(data<int64_t>(seed)[row]), uint32_t(data<int64_t>(position)[row]), scores.data(),
+                         data<float>(probs) + row * count, data<int64_t>(ids) + row * count});
+  });
+  return {probs, ids};
+}
+
 Tensor likeliest_tokens(const Tensor& logits) {
   const char* op = "likeliest_tokens";
   TORCH_CHECK(logits.dim() == 2 && logits.size(1) > 0, op, ": logits must be a matrix, not ", logits.sizes());
@@ -305,6 +325,7 @@ TORCH_LIBRARY_IMPL(aerie_cpu, CPU, m) {
   m.impl("draw_tokens", &aerie::draw_tokens);
   m.impl("draw_noise", &aerie::draw_noise);
   m.impl("softmax", &aerie::softmax);
+  m.impl("propose_tokens", &aerie::propose_tokens);
   m.impl("likeliest_tokens", &aerie::likeliest_tokens);
   m.impl("copy_slots", &aerie::copy_slots);
 }

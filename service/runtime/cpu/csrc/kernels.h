@@ -86,6 +86,18 @@ struct DrawArgs {
   int32_t* heap;  // [vocab]
 };
 
+// A draft model's proposal from one row of its logits; see sampling.h.
+struct ProposeArgs {
+  const bf16* logits;
+  const int64_t* token_ids;  // [vocab], what the noise of a column hangs on
+  int64_t vocab, count;
+  float temperature;  // 0: no noise
+  uint64_t seed;
+  uint32_t position;
+  float *scores, *probs;  // [vocab], [count]
+  int64_t* ids;           // [count]
+};
+
 struct Kernels {
   const char* isa;
   void (*linear)(const LinearArgs&, int64_t first, int64_t last);
@@ -103,6 +115,7 @@ struct Kernels {
   void (*softmax_bf16)(const bf16* logits, float temperature, float* probs, int64_t count);
   int64_t (*argmax_f32)(const float* x, int64_t count);
   int64_t (*argmax_bf16)(const bf16* x, int64_t count);
+  void (*propose)(const ProposeArgs&);
   int32_t (*draw_token)(const DrawArgs&);
 };
 

@@ -80,6 +80,24 @@ static int64_t argmax(const T* x, int64_t count) {
   return 0;
 }
 
+// The `count` likeliest columns of softmax(scores), the earlier of equals first; scores = logits, or with a temperature
+// logits / temperature + noise.
+static void propose(const ProposeArgs& a) {
+  if (a.temperature > 0.f) draw_noise(a.seed, a.position, a.token_ids, a.scores, a.vocab);
+  for (int64_t i = 0; i < a.vocab; ++i)
+    a.scores[i] = a.temperature > 0.f ? load(a.logits + i) / a.temperature + a.scores[i] : load(a.logits + i);
+  const float top = a.scores[argmax(a.scores, a.vocab)];
+  float sum = 0.f;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < a.vocab; ++i) sum += exp_f32(a.scores[i] - top);
+  for (int64_t rank = 0; rank < a.count; ++rank) {
+    const int64_t id = argmax(a.scores, a.vocab);
+    a.ids[rank] = id;
+    a.probs[rank] = exp_f32(a.scores[id] - top) / sum;
+    a.scores[id] = -INFINITY;
+  }
+}
+
 struct Race {
   double best_rate = -1.0;  // p / E of the leader
   int32_t leader = 0;

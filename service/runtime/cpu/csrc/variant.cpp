@@ -29,6 +29,7 @@ const Kernels table = {
     &softmax<bf16>,
     &argmax<float>,
     &argmax<bf16>,
+    &propose,
     &draw_token,
 };
 

@@ -13,6 +13,10 @@ DRAW_SCHEMA = (
 )
 NOISE_SCHEMA = "draw_noise(Tensor seeds, Tensor positions, Tensor token_ids) -> Tensor"
 SOFTMAX_SCHEMA = "softmax(Tensor logits, Tensor temperatures) -> Tensor"
+PROPOSE_SCHEMA = (
+    "propose_tokens(Tensor logits, int count, Tensor temperatures, Tensor seeds, Tensor positions, Tensor token_ids) "
+    "-> (Tensor, Tensor)"
+)
 LIKELIEST_SCHEMA = "likeliest_tokens(Tensor logits) -> Tensor"
 COPY_SCHEMA = "copy_slots(Tensor buffers, Tensor bytes_per_slot, Tensor targets, Tensor sources) -> ()"
 
@@ -98,6 +102,19 @@ def draw_tokens(
 def softmax(logits_RV: Tensor, temperatures: Tensor) -> Tensor:
     """softmax(logits / temperature), float32 [R, V], a row's bits its own; temperatures is [R] or [R, 1]."""
     return (logits_RV.float() / temperatures.view(-1, 1)).softmax(dim=-1)
+
+
+def propose_tokens(
+    logits_RN: Tensor, count: int, temperatures: Tensor, seeds: Tensor, positions: Tensor, token_ids: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(float32 probabilities, int64 columns), both [R, count]: the likeliest columns, the lowest of equals first.
+
+    A row with a temperature has the noise of its draw (draw_noise) added to its logits / temperature; 0 is none.
+    """
+    sampled = (temperatures > 0).unsqueeze(1)
+    noisy = logits_RN.float() / temperatures.unsqueeze(1) + draw_noise(seeds, positions, token_ids)
+    sorted_RN, columns = torch.where(sampled, noisy, logits_RN.float()).softmax(-1).sort(descending=True, stable=True)
+    return sorted_RN[:, :count], columns[:, :count]
 
 
 def likeliest_tokens(logits_RV: Tensor) -> Tensor:

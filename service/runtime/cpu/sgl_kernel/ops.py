@@ -21,11 +21,13 @@ from .draw import (
     LIKELIEST_SCHEMA,
     MURMUR_SCHEMA,
     NOISE_SCHEMA,
+    PROPOSE_SCHEMA,
     SOFTMAX_SCHEMA,
     draw_noise,
     draw_tokens,
     likeliest_tokens,
     murmur_hash32_cpu,
+    propose_tokens,
     softmax,
 )
 from .kv import copy_slots
@@ -154,6 +156,7 @@ OPS = [
     Op("aerie_cpu", DRAW_SCHEMA, draw_tokens),
     Op("aerie_cpu", NOISE_SCHEMA, draw_noise),
     Op("aerie_cpu", SOFTMAX_SCHEMA, softmax),
+    Op("aerie_cpu", PROPOSE_SCHEMA, propose_tokens),
     Op("aerie_cpu", LIKELIEST_SCHEMA, likeliest_tokens),
     Op("aerie_cpu", COPY_SCHEMA, copy_slots),
     Op("aerie_cpu", "isa() -> str", isa),

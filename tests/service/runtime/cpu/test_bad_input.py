@@ -91,3 +91,11 @@ def test_draws_need_matching_rows():
 def test_softmax_needs_a_temperature_for_each_row():
     with refused("temperatures for logits"):
         KERNELS.softmax(torch.zeros(2, 9), torch.ones(3))
+
+
+def test_more_proposals_than_columns_are_refused():
+    zeros, one = torch.zeros(1).long(), torch.ones(1)
+    with refused("10 tokens of logits"):
+        KERNELS.propose_tokens(torch.zeros(1, 9).bfloat16(), 10, one, zeros, zeros, torch.arange(9))
+    with refused("temperatures must be"):
+        KERNELS.propose_tokens(torch.zeros(1, 9).bfloat16(), 2, torch.ones(2), zeros, zeros, torch.arange(9))

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from service.runtime.cpu import coupling
@@ -11,12 +12,15 @@ from .test_sampling import REQUESTS, VOCAB, batch_info, plain
 START = 30
 
 
+def wishes(info):
+    """With what SGLang says of all its requests together."""
+    filters = [("top_k", info.top_ks < VOCAB), ("top_p", info.top_ps < 1), ("min_p", info.min_ps > 0)]
+    return SimpleNamespace(**vars(info), **{f"need_{name}_sampling": bool(rows.any()) for name, rows in filters})
+
+
 def propose(logits, info, positions, extend_lens=None, hot_token_id=None):
     """What the draft's logits become."""
-    filters = [("top_k", info.top_ks < VOCAB), ("top_p", info.top_ps < 1), ("min_p", info.min_ps > 0)]
-    needs = {f"need_{name}_sampling": bool(rows.any()) for name, rows in filters}
-    info = SimpleNamespace(**vars(info), **needs)
-    batch = SimpleNamespace(sampling_info=info, extend_seq_lens=extend_lens)
+    batch = SimpleNamespace(sampling_info=wishes(info), extend_seq_lens=extend_lens)
     output = SimpleNamespace(next_token_logits=logits.clone())
     draft = SimpleNamespace(hot_token_id=hot_token_id)
     return coupling.propose_draws(output, draft, None, positions, batch).next_token_logits
@@ -59,3 +63,25 @@ def test_what_the_request_rules_out_is_never_proposed():
     logits = torch.tensor([[3.0, 2.9, 2.8, 0.0]]).repeat(500, 1)
     info = batch_info([(1.0, 2, 1.0, 0.0, seed) for seed in range(500)])
     assert set(propose(logits, info, torch.full((500,), START)).argmax(-1).tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [REQUESTS, [REQUESTS[2]] * 3, [(0.6, 1 << 30, 1.0, 0.0, seed) for seed in range(5)]],
+    ids=["mixed", "greedy", "unfiltered"],
+)
+@pytest.mark.parametrize("count", [1, 4])
+def test_proposals_in_one_op_are_those_of_the_noisy_logits(requests, count):
+    rows = 3 * len(requests)
+    logits, positions, known = (
+        (2 * torch.randn(rows, VOCAB)).bfloat16(),
+        torch.arange(rows),
+        torch.randperm(2 * VOCAB)[:VOCAB],
+    )
+    info = wishes(batch_info(requests))
+    draft, batch = SimpleNamespace(hot_token_id=known), SimpleNamespace(sampling_info=info)
+    probs, ids = coupling.propose(logits, count, draft, positions, batch)
+    noisy = coupling.add_noise(logits, draft, positions, batch).float().softmax(-1)
+    likeliest = noisy.sort(dim=-1, descending=True)[0][:, :count]
+    for found in (probs, noisy.gather(1, ids)):
+        torch.testing.assert_close(found, likeliest, atol=1e-6, rtol=1e-4)

@@ -178,6 +178,25 @@ def test_softmax_is_of_the_logits_over_the_temperature(ops, vocab, dtype):
     assert ops.softmax(logits[:0], temperatures[:0]).shape == (0, vocab)
 
 
+@pytest.mark.parametrize(("vocab", "count"), [(1, 1), (17, 17), (8192, 4)])
+def test_proposals_are_the_likeliest_with_their_noise(ops, vocab, count):
+    logits, seeds, positions = (4 * torch.randn(5, vocab)).bfloat16(), torch.arange(5) + 7, torch.arange(5)
+    temperatures, token_ids = torch.tensor([0.0, 1.0, 0.5, 3.0, 0.0]), torch.randperm(2 * vocab)[:vocab]
+    logits[4] = 1.0
+    probs, ids = ops.propose_tokens(logits, count, temperatures, seeds, positions, token_ids)
+    scores = logits.double()
+    scores[1:4] = scores[1:4] / temperatures[1:4].unsqueeze(1) + ops.draw_noise(seeds, positions, token_ids)[1:4]
+    expected = scores.softmax(-1)
+    assert ids[4].tolist() == list(range(count)), "the lowest of equals first"
+    assert all(len(set(row)) == count for row in ids.tolist())
+    torch.testing.assert_close(probs.double(), expected.gather(1, ids), atol=1e-7, rtol=1e-4)
+    torch.testing.assert_close(probs.double(), expected.sort(descending=True)[0][:, :count], atol=1e-7, rtol=1e-4)
+    assert ops.propose_tokens(logits[:0], count, temperatures[:0], seeds[:0], positions[:0], token_ids)[0].shape == (
+        0,
+        count,
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("vocab", [1, 15, 1024, 1025, 49152])
 def test_the_likeliest_token_is_the_lowest_of_the_greatest(ops, vocab, dtype):
