@@ -34,6 +34,7 @@ from service.runtime.model_source import EMBEDDED
 DRAFTING = {
     "profile": "speculation",
     "3/1/4": "speculation --num-steps 3 --eagle-topk 1 --num-draft-tokens 4",
+    "3/2/6": "speculation --num-steps 3 --eagle-topk 2 --num-draft-tokens 6",
     "3/4/8": "speculation --num-steps 3 --eagle-topk 4 --num-draft-tokens 8",
 }
 STEPS = 256

@@ -189,7 +189,7 @@ def tau(server: Server) -> float:
 
 @pytest.mark.parametrize("tree", [ADAPTIVE, "tree 3/4/8"], indirect=True)
 def test_drafts_are_as_good_in_bfloat16(tree: Server, request: pytest.FixtureRequest) -> None:
-    """Drafted by service/runtime/cpu/drafting.py there, by SGLang's own loop in float32."""
+    """Drafted by service/runtime/cpu/cycle.py there, by SGLang's own loop in float32."""
     with aerie("runtime", *TREES[request.node.callspec.params["tree"]]) as fast:
         assert tau(fast) == pytest.approx(tau(tree), rel=0.1)
 
