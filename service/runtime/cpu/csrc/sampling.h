@@ -46,7 +46,8 @@ static void draw_noise(uint64_t seed, uint32_t position, const int64_t* columns,
 // probs = softmax(logits / temperature).
 template <typename T>
 static void softmax(const T* logits, float temperature, float* probs, int64_t count) {
-  float top = -INFINITY, sum = 0.f;
+  float top = -INFINITY;
+  double sum = 0.;
 #pragma omp simd reduction(max : top)
   for (int64_t i = 0; i < count; ++i) {
     const float x = load(logits + i) / temperature;
@@ -59,7 +60,8 @@ static void softmax(const T* logits, float temperature, float* probs, int64_t co
     probs[i] = p;
     sum += p;
   }
-  for (int64_t i = 0; i < count; ++i) probs[i] /= sum;
+  const float scale = float(1. / sum);
+  for (int64_t i = 0; i < count; ++i) probs[i] *= scale;
 }
 
 // The lowest index of the greatest value; 0 if there is none (all NaN).
