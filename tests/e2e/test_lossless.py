@@ -171,13 +171,24 @@ def test_sampled_output_with_a_seed_is_the_targets_token_for_token(tree: Server,
     assert differing(seeded(tree, SAMPLING[how]), plain.seeded[how]) == []
 
 
+def greedy_among_others(server: Server, texts: Sequence[str]) -> list[list[int]]:
+    """Batched, while requests for log probabilities come and go, whose batches run SGLang's own way (passes.py)."""
+    asked = {"text": QUESTION, "sampling_params": {"max_new_tokens": 3}, "return_logprob": True}
+    with ThreadPoolExecutor(1) as pool:
+        answers = pool.submit(greedy_batched, server, texts)
+        while not answers.done():
+            server.client.post(f"{server.runtime_url}/generate", json=asked).raise_for_status()
+        return answers.result()
+
+
 def test_a_chain_answers_as_plain_decoding_does_in_bfloat16_too() -> None:
     """All layers are one op there (service/runtime/cpu/decoder.py); verifying a chain has the bits of decoding it."""
     answers = []
     for speculation in ((), ("--no-speculation",)):
         with aerie("runtime", *speculation) as server:
             sampled = seeded(server, SAMPLING["temperature 0.7, top_p 0.8"])
-            answers.append([*greedy_single(server), *greedy_batched(server, TEXTS[::2]), *sampled])
+            among_others = greedy_among_others(server, TEXTS[::4])
+            answers.append([*greedy_single(server), *greedy_batched(server, TEXTS[::2]), *sampled, *among_others])
     assert differing(*answers) == []
 
 
