@@ -695,8 +695,12 @@ def test_the_sdk_sees_a_cut_stream_end_incomplete(client, server):
 def test_the_sdk_raises_when_a_stream_breaks_after_it_has_seen_the_failed_response(client, server):
     server.chunks, server.error = [chunk(content="Red")], UpstreamProtocolError("The runtime closed the connection.")
     seen = []
-    with pytest.raises(openai.APIError, match="closed the connection") as raised:
-        seen.extend(event.type for event in client.responses.create(model=MODEL, input="hello", stream=True))
+    # Closed here: collected as garbage while the connection pool is locked, a broken stream would wait for that lock.
+    with (
+        client.responses.create(model=MODEL, input="hello", stream=True) as stream,
+        pytest.raises(openai.APIError, match="closed the connection") as raised,
+    ):
+        seen.extend(event.type for event in stream)
     assert raised.value.code == "upstream_protocol_error"
     assert seen[-1] == "response.failed"
 
