@@ -39,13 +39,16 @@ class Runtime:
         try:
             algorithm = server.get("speculative_algorithm")
             numbers = [server.get(f"speculative_{name}") for name in ("num_steps", "eagle_topk", "num_draft_tokens")]
+            adaptive = server.get("speculative_adaptive") or any(
+                state.get("speculative_draft_p_min") for state in server.get("internal_states") or []
+            )
             return cls(
                 url=url,
                 models=_names(models),
                 version=_text(server["version"]),
                 device=_text(server["device"]),
                 algorithm=None if algorithm in (None, "NONE") else algorithm,
-                tree="/".join(map(str, numbers)) + (ADAPTIVE if server.get("speculative_adaptive") else ""),
+                tree="/".join(map(str, numbers)) + (ADAPTIVE if adaptive else ""),
                 flags=Flags.model_validate({name: server[name] for name in Flags.model_fields}),
                 max_running=_max_running(server),
             )

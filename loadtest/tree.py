@@ -9,7 +9,7 @@ from typing import Self
 from loadtest.errors import TreeError
 
 ADAPTIVE = ", adaptive"
-"""After a runtime's chain: that of one request, whose length follows the batch size."""
+"""After a runtime's tree: that of one request, or the largest, for drafts that follow the batch size."""
 
 
 @dataclass(frozen=True, order=True)

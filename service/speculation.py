@@ -5,7 +5,7 @@ translation into SGLang's `--speculative-*` flags, and the one definition of acc
 that opens a file, a socket or a process. Rules are those of SGLang 0.5.23, `srt/arg_groups/speculative_hook.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Self
 
@@ -25,6 +25,8 @@ class Algorithm(StrEnum):
 
 NEEDS_DRAFT = frozenset({Algorithm.EAGLE, Algorithm.EAGLE3, Algorithm.NEXTN, Algorithm.STANDALONE})
 TREE_NUMBERS = ("num_steps", "eagle_topk", "num_draft_tokens")
+FOLLOWING = ("adaptive", "draft_p_min")
+"""What makes drafts follow the batch size; a profile's, so that it goes with the profile's tree."""
 ADAPTIVE = frozenset({Algorithm.EAGLE, Algorithm.EAGLE3})
 PAGED_TREE_BACKENDS = ("flashinfer", "fa3", "triton")
 
@@ -36,6 +38,11 @@ def max_tree_size(num_steps: int, eagle_topk: int) -> int:
     (EAGLE-2, arXiv 2406.16858, section 4.1; `organize_draft_results` in srt/speculative/eagle_utils.py).
     """
     return 1 + eagle_topk + (num_steps - 1) * eagle_topk**2
+
+
+def tree_text(numbers: Iterable[object], *, adaptive: bool) -> str:
+    """`num_steps/eagle_topk/num_draft_tokens`, and whether drafts follow the batch size from there."""
+    return "/".join(map(str, numbers)) + (", adaptive" if adaptive else "")
 
 
 def acceptance_length(correct_drafts: int, verify_passes: int) -> float:
@@ -63,6 +70,10 @@ class SpeculativeConfig(BaseModel, frozen=True, extra="forbid"):
 
     `adaptive` lets a chain's length follow the batch size: from each batch size on, the `num_steps` that may be used
     there, 0 for no drafting. Among several SGLang takes what the recent acceptance length suggests.
+
+    `draft_p_min` lets a tree's size follow the batch size and the draft's confidence, on CPU: from each batch size on,
+    how likely a node must be to be accepted, by the draft's own estimate, to be verified. The three numbers are then
+    the most a tree may have.
     """
 
     algorithm: Algorithm
@@ -71,6 +82,7 @@ class SpeculativeConfig(BaseModel, frozen=True, extra="forbid"):
     num_draft_tokens: int | None = Field(default=None, ge=2, le=1024)
     draft: str | None = Field(default=None, min_length=1)
     adaptive: Mapping[int, tuple[int, ...]] | None = None
+    draft_p_min: Mapping[int, float] | None = None
 
     @classmethod
     def none(cls) -> Self:
@@ -85,7 +97,10 @@ class SpeculativeConfig(BaseModel, frozen=True, extra="forbid"):
     @property
     def tree(self) -> str:
         """`num_steps/eagle_topk/num_draft_tokens`, as people write trees; `-` for plain decoding."""
-        return f"{self.num_steps}/{self.eagle_topk}/{self.num_draft_tokens}" if self.enabled else "-"
+        if not self.enabled:
+            return "-"
+        follows = any(getattr(self, name) is not None for name in FOLLOWING)
+        return tree_text((self.num_steps, self.eagle_topk, self.num_draft_tokens), adaptive=follows)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -98,6 +113,8 @@ class SpeculativeConfig(BaseModel, frozen=True, extra="forbid"):
             _check_eagle_tree(num_steps, eagle_topk, num_draft_tokens)
         if self.adaptive is not None:
             self._check_adaptive(self.adaptive)
+        if self.draft_p_min is not None:
+            self._check_draft_p_min(self.draft_p_min)
         return self
 
     def _check_adaptive(self, adaptive: Mapping[int, tuple[int, ...]]) -> None:
@@ -121,8 +138,20 @@ class SpeculativeConfig(BaseModel, frozen=True, extra="forbid"):
                 f"adaptive: needs a row for batch size 1, and num_steps={self.num_steps}, which SGLang starts with"
             )
 
+    def _check_draft_p_min(self, draft_p_min: Mapping[int, float]) -> None:
+        if self.algorithm is not Algorithm.EAGLE3 or self.adaptive is not None:
+            raise ValueError("draft_p_min: EAGLE3 trees only, and not beside adaptive; leave one of them out")
+        for batch_size, least in draft_p_min.items():
+            if batch_size < 1 or not 0 <= least < 1:
+                raise ValueError(
+                    f"draft_p_min: {batch_size}: {least} is no row; from each batch size on, the least probability of "
+                    "a token that is verified, 0 or more and below 1: {1: 0.05, 8: 0.25}"
+                )
+        if 1 not in draft_p_min:
+            raise ValueError("draft_p_min: needs a row for batch size 1; 0 verifies whole trees: {1: 0, 8: 0.25}")
+
     def _check_nothing_else_is_set(self) -> None:
-        for name in (*TREE_NUMBERS, "draft", "adaptive"):
+        for name in (*TREE_NUMBERS, "draft", *FOLLOWING):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name}: algorithm NONE drafts nothing; leave {name} out, or choose EAGLE3")
 

@@ -27,6 +27,7 @@ from service.gateway.errors import (
 from service.gateway.http1 import Connection, HttpClient, HttpError
 from service.gateway.settings import Settings
 from service.gateway.sglang_events import json_object
+from service.speculation import TREE_NUMBERS, tree_text
 
 ABORTS_AT_ONCE = 8
 """Connections that the aborts of one request take; it may have run under hundreds of ids."""
@@ -81,9 +82,10 @@ class RuntimeInfo:
 
 
 def _tree(server: dict[str, Any]) -> str:
-    """num_steps/eagle_topk/num_draft_tokens, and whether a chain's length follows the batch size from there."""
-    numbers = [str(server.get(f"speculative_{name}")) for name in ("num_steps", "eagle_topk", "num_draft_tokens")]
-    return "/".join(numbers) + (", adaptive" if server.get("speculative_adaptive") else "")
+    """As service.speculation writes it; draft_p_min is told by Aerie's CPU runtime (cpu/cycle.py)."""
+    states = server.get("internal_states") or []
+    adaptive = server.get("speculative_adaptive") or any(state.get("speculative_draft_p_min") for state in states)
+    return tree_text((server.get(f"speculative_{name}") for name in TREE_NUMBERS), adaptive=bool(adaptive))
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,11 +130,19 @@ def speculation_of(document: dict[str, Any]) -> Speculation | None:
         raise UpstreamProtocolError("The runtime's acceptance figures are not what SGLang sends.") from error
 
 
+def _proposed_drafts(choice: dict[str, Any]) -> int:
+    """SGLang counts a whole tree for every pass; of those that verify less it says how many nodes, root included."""
+    passes, proposed = int(choice["spec_verify_ct"]), int(choice["spec_num_proposed_drafts"])
+    of_size = [int(count) for count in choice.get("spec_cap_lens_histogram") or ()]
+    of_whole_trees = proposed * (passes - sum(of_size)) // passes if passes else proposed
+    return of_whole_trees + sum(count * (nodes - 1) for nodes, count in enumerate(of_size))
+
+
 def _sum_details(choices: Sequence[dict[str, Any]]) -> Speculation:
     histograms = [choice["spec_correct_drafts_histogram"] for choice in choices]
     return Speculation(
         verify_passes=sum(int(choice["spec_verify_ct"]) for choice in choices),
         correct_drafts=sum(int(choice["spec_num_correct_drafts"]) for choice in choices),
-        proposed_drafts=sum(int(choice["spec_num_proposed_drafts"]) for choice in choices),
+        proposed_drafts=sum(map(_proposed_drafts, choices)),
         histogram=tuple(sum(map(int, passes)) for passes in zip_longest(*histograms, fillvalue=0)),
     )

@@ -87,6 +87,8 @@ class RuntimeConfig(BaseModel, frozen=True, extra="forbid"):
 
     def _check_device(self) -> None:
         if self.device != "cpu":
+            if self.speculation.draft_p_min is not None:
+                raise ValueError("draft_p_min: SGLang's trees have one size on a GPU; leave it out")
             return
         if self.tp_size * self.pp_size > 1:
             name = "tp_size" if self.tp_size > 1 else "pp_size"

@@ -4,6 +4,7 @@ Owns the child's environment, its start-up budget and what "ready" means. The fl
 """
 
 import asyncio
+import json
 import os
 import sys
 import time
@@ -51,6 +52,7 @@ def environment(config: RuntimeConfig, say: Callable[[str], None]) -> dict[str, 
         env |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if config.device == "cpu":
         env["AERIE_CPU_OPS"] = cpu_ops(say)
+        env["AERIE_DRAFT_P_MIN"] = json.dumps(config.speculation.draft_p_min or {})  # for cpu/cycle.py
     return env
 
 

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from service.runtime.config import RuntimeConfig
-from service.speculation import TREE_NUMBERS
+from service.speculation import FOLLOWING, TREE_NUMBERS
 
 FOLDER = Path(__file__).parent / "profiles"
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +33,7 @@ def load(profile: str, overrides: Mapping[str, Any]) -> RuntimeConfig:
         profile: a name of `names()` or the path of a YAML file.
         overrides: RuntimeConfig fields; None means "as the profile says". `speculation` is merged field by field,
             unless it names another algorithm: then it stands alone. A tree given here is used as it is: the profile's
-            `adaptive` goes.
+            `adaptive` or `draft_p_min` goes.
 
     Raises:
         ProfileError: unknown profile, broken YAML, or settings that break a rule.
@@ -64,8 +64,8 @@ def _merge_speculation(profile: dict[str, Any], given: Mapping[str, Any]) -> dic
     chosen = {key: value for key, value in given.items() if value is not None}
     algorithm = chosen.get("algorithm", profile.get("algorithm"))
     merged = {**profile, **chosen} if algorithm == profile.get("algorithm") else chosen
-    if not chosen.keys().isdisjoint(TREE_NUMBERS) and "adaptive" not in chosen:
-        merged.pop("adaptive", None)
+    if not chosen.keys().isdisjoint(TREE_NUMBERS):
+        merged = {key: value for key, value in merged.items() if key in chosen or key not in FOLLOWING}
     if isinstance(merged.get("draft"), str):
         merged["draft"] = _shipped(merged["draft"])
     return merged

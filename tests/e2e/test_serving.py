@@ -234,7 +234,9 @@ def test_usage_tells_of_speculation_when_asked_the_same_in_a_stream(client: open
     block = (whole.usage.model_extra or {})["speculation"]
     assert block["verify_passes"] == details["spec_verify_ct"] > 0
     assert block["accepted_drafts"] == details["spec_num_correct_drafts"] == sum(block["accepted_by_position"])
-    assert block["proposed_drafts"] == details["spec_num_proposed_drafts"]
+    assert block["proposed_drafts"] == sum(
+        (n - 1) * count for n, count in enumerate(details["spec_cap_lens_histogram"])
+    )
     assert block["acceptance_length"] == 1 + block["accepted_drafts"] / block["verify_passes"]
     last = streamed(client, extra_headers=asking["extra_headers"])[-1]
     assert last.usage is not None

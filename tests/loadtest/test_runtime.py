@@ -30,6 +30,7 @@ def test_a_runtime_is_what_it_says():
         8,
     )
     assert parse(EAGLE | {"speculative_adaptive": True}).tree == "3/4/8, adaptive"
+    assert parse(EAGLE | {"internal_states": [{"speculative_draft_p_min": {"1": 0.1}}]}).tree == "3/4/8, adaptive"
     assert parse(PLAIN).algorithm is None
     assert parse(PLAIN | {"speculative_algorithm": "NONE"}).algorithm is None
     assert parse(PLAIN).max_running is None

@@ -99,6 +99,31 @@ def test_lengths_that_sglang_would_refuse_or_ignore_are_refused(fields: dict[str
     assert sentence in refusal.value.errors()[0]["msg"]
 
 
+def test_a_trees_size_may_follow_the_drafts_confidence() -> None:
+    tree = config(draft_p_min={1: 0.05, 8: 0.25})
+    assert tree.draft_p_min == {1: 0.05, 8: 0.25}
+    assert tree.tree == "3/4/8, adaptive"
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"algorithm": "EAGLE", "draft_p_min": {1: 0.1}}, "draft_p_min: EAGLE3 trees only"),
+        ({**CHAIN, "adaptive": {1: [3]}, "draft_p_min": {1: 0.1}}, "not beside adaptive"),
+        ({"draft_p_min": {}}, "a row for batch size 1"),
+        ({"draft_p_min": {4: 0.1}}, "a row for batch size 1"),
+        ({"draft_p_min": {0: 0.1}}, "draft_p_min: 0: 0.1 is no row"),
+        ({"draft_p_min": {1: 1.0}}, "draft_p_min: 1: 1.0 is no row"),
+        ({"draft_p_min": {1: -0.1}}, "draft_p_min: 1: -0.1 is no row"),
+        ({"draft_p_min": {1: float("nan")}}, "draft_p_min: 1: nan is no row"),
+    ],
+)
+def test_probabilities_that_are_none_are_refused(fields: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        config(**fields)
+    assert sentence in refusal.value.errors()[0]["msg"]
+
+
 @pytest.mark.parametrize(
     "fields", [{"num_steps": 0}, {"eagle_topk": 0}, {"num_draft_tokens": 1}, {"algorithm": "MEDUSA"}, {"depth": 3}]
 )

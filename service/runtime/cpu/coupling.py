@@ -16,28 +16,18 @@ import torch
 from torch import Tensor
 
 
-def add_noise(logits_RD: Tensor, draft: Any, positions: Tensor, batch: Any) -> Tensor:
-    """The draft's logits with the noise of the draw, for requests that sample.
+def add_noise(logits_RD: Tensor, draft: Any, positions: Tensor, info: Any, owners: Tensor) -> Tensor:
+    """The draft's logits with the noise of the draw, for requests that sample; row r is request owners[r]'s.
 
     A row of the draft's at position p is about the token that follows position p + 1, its input being one ahead.
     """
-    info = batch.sampling_info
-    if info is None or info.is_all_greedy or not len(logits_RD):
-        return logits_RD
-    if len(positions) != len(logits_RD):  # a prompt: one row of logits for each request
-        positions = positions[batch.extend_seq_lens.cumsum(0) - 1]
-    rows = len(logits_RD) // len(info.temperatures)
-
-    def per_row(per_request: Tensor) -> Tensor:
-        return per_request.repeat_interleave(rows, dim=0)
-
-    scaled_RD = logits_RD / per_row(info.temperatures)
-    top_ks = per_row(info.top_ks)
+    scaled_RD, top_ks = logits_RD / info.temperatures[owners], info.top_ks[owners]
     if _filters(info):
         draw = importlib.import_module("sgl_kernel.draw")  # this process's copy, under the name SGLang uses
-        weights, ids = draw.keep_likeliest(scaled_RD.softmax(-1), top_ks, per_row(info.top_ps), per_row(info.min_ps))
+        weights, ids = draw.keep_likeliest(scaled_RD.softmax(-1), top_ks, info.top_ps[owners], info.min_ps[owners])
         scaled_RD = scaled_RD.scatter(1, ids, scaled_RD.gather(1, ids).masked_fill_(weights == 0, -torch.inf))
-    noise_RD = torch.ops.aerie_cpu.draw_noise(per_row(info.sampling_seed), positions + 1, _token_ids(draft, logits_RD))
+    seeds, token_ids = info.sampling_seed[owners], _token_ids(draft, logits_RD)
+    noise_RD = torch.ops.aerie_cpu.draw_noise(seeds, positions + 1, token_ids)
     return torch.where(top_ks.unsqueeze(1) > 1, scaled_RD + noise_RD, logits_RD)
 
 
@@ -50,19 +40,19 @@ def _token_ids(draft: Any, logits_RD: Tensor) -> Tensor:
     return torch.arange(logits_RD.shape[1]) if draft.hot_token_id is None else draft.hot_token_id
 
 
-def propose(logits_RD: Tensor, count: int, draft: Any, positions: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
+def propose(
+    logits_RD: Tensor, count: int, draft: Any, positions: Tensor, info: Any, owners: Tensor
+) -> tuple[Tensor, Tensor]:
     """The `count` likeliest columns of bfloat16 logits with their noise, and their probabilities, both [R, count]."""
-    info, rows = batch.sampling_info, len(logits_RD)
-    if not info.is_all_greedy and _filters(info):
-        noisy_RD = add_noise(logits_RD, draft, positions, batch)
-        probs, ids = torch.ops.aerie_cpu.softmax(noisy_RD, torch.ones(rows)).topk(count, dim=-1)
-        return probs, ids
+    rows = len(logits_RD)
     if info.is_all_greedy:
         temperatures, seeds = torch.zeros(rows), torch.zeros(rows, dtype=torch.int64)
+    elif _filters(info):
+        noisy_RD = add_noise(logits_RD, draft, positions, info, owners)
+        probs, ids = torch.ops.aerie_cpu.softmax(noisy_RD, torch.ones(rows)).topk(count, dim=-1)
+        return probs, ids
     else:
-        each = rows // len(info.temperatures)
-        temperatures = info.temperatures.flatten().repeat_interleave(each)
-        seeds = info.sampling_seed.repeat_interleave(each)
+        temperatures, seeds = info.temperatures.flatten()[owners], info.sampling_seed[owners]
     probs, ids = torch.ops.aerie_cpu.propose_tokens(
         logits_RD, count, temperatures, seeds, positions + 1, _token_ids(draft, logits_RD)
     )
@@ -74,13 +64,19 @@ def propose_draws(
     draft: Any,
     _input_ids: Tensor,
     positions: Tensor,
-    forward_batch: Any,
+    batch: Any,
     *_args: object,
     **_kwargs: object,
 ) -> Any:
-    """After LlamaForCausalLMEagle3.forward."""
-    if output.next_token_logits is not None:
-        output.next_token_logits = add_noise(output.next_token_logits, draft, positions, forward_batch)
+    """After LlamaForCausalLMEagle3.forward: as many rows of logits for each request, or one after a prompt."""
+    logits_RD, info = output.next_token_logits, batch.sampling_info
+    if logits_RD is None or info is None or info.is_all_greedy or not len(logits_RD):
+        return output
+    if len(positions) != len(logits_RD):  # a prompt
+        positions = positions[batch.extend_seq_lens.cumsum(0) - 1]
+    requests = len(info.temperatures)
+    owners = torch.arange(requests).repeat_interleave(len(logits_RD) // requests)
+    output.next_token_logits = add_noise(logits_RD, draft, positions, info, owners)
     return output
 
 

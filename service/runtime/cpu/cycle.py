@@ -4,11 +4,14 @@
 What is drafted and emitted is the same; a cycle of a small model loses most of the Python between its passes. Batches
 and models that passes.py does not serve, and drafts that are not EAGLE-3's one layer, go SGLang's own way.
 
-Shapes: B requests, K branches each (topk), R = B * K rows, N tokens verified for each request, the root included, D
-draft vocabulary.
+Shapes: B requests, K branches of each (topk) at most, R rows in all, N nodes of a request's tree, the root included, T
+nodes of all, A tokens accepted of all, V vocabulary, D draft vocabulary.
 """
 
+import functools
 import importlib
+import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +22,20 @@ from torch import Tensor
 from service.runtime.cpu import coupling, decoder, growth, passes, sampling
 
 
+@functools.cache
+def p_min() -> dict[int, float]:
+    """From each batch size on, how likely to be accepted a token must be to be verified; as launch.py says."""
+    rows: dict[str, float] = json.loads(os.environ.get("AERIE_DRAFT_P_MIN", "{}"))
+    return {int(batch_size): least for batch_size, least in rows.items()}
+
+
 @dataclass(frozen=True)
 class Trees:
     """What a cycle verifies; stands for SGLang's EagleVerifyInput between this module's hooks."""
 
     tokens: list[list[int]]  # [B][N], the last verified token first
     parents: list[list[int]]  # [B][N], growth.ROOT for the root
-    slots: Tensor  # [B, N or more], in the cache
+    slots: Tensor  # in the cache, [B, as many as the largest tree has or more]
     chains: bool
     kv_loc_plan: None = None  # SGLang's worker hands it on
 
@@ -51,11 +61,12 @@ def _served(target: Any, drafts: Any, batch: Any) -> bool:
     )
 
 
-def _propose(drafts: Any, normed_RE: Tensor, positions: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
-    """Probabilities and draft ids of the K likeliest tokens, both [R, K]."""
+def _propose(drafts: Any, normed_RE: Tensor, positions: Tensor, info: Any, owners: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities and draft ids of the K likeliest tokens, both [R, K]; row r is request owners[r]'s."""
     draft = drafts.draft_runner.model
     logits_RD = torch.ops.sgl_kernel.weight_packed_linear(normed_RE, draft.lm_head.weight, None, True)
-    return coupling.propose(logits_RD[:, : draft.config.draft_vocab_size], drafts.topk, draft, positions, batch)
+    logits_RD = logits_RD[:, : draft.config.draft_vocab_size]
+    return coupling.propose(logits_RD, drafts.topk, draft, positions, info, owners)
 
 
 def _run_layer(
@@ -77,40 +88,41 @@ def draft(sglangs: Callable[..., Any], drafts: Any, batch: Any, **options: Any) 
         return sglangs(drafts, batch, **options)
     K, steps, N = drafts.topk, drafts.speculative_num_steps, drafts.speculative_num_draft_tokens
     B, seq_lens, spec = len(batch.seq_lens), batch.seq_lens, batch.spec_info
-    slots = passes.slots_after(batch, max(N, K * steps))
-    slots_of_steps = slots[:, : K * steps].view(B, K, steps).permute(2, 0, 1).reshape(steps, B * K)
-    table, rows = batch.req_to_token_pool.req_to_token, batch.req_pool_indices
-    if K > 1:  # every branch has a list of slots of its own
-        seq_lens, leaves = seq_lens.repeat_interleave(K), torch.arange(B * K)
-        table, rows = table[rows.repeat_interleave(K), : int(seq_lens.max()) + steps], leaves
-    one, growths = torch.ones_like(seq_lens), [growth.Growth(K) for _ in range(B)]
-    probs, ids, hidden = spec.topk_p, spec.topk_index, spec.hidden_states
+    least = growth.p_min_at(p_min(), B)
+    slots, growths = passes.slots_after(batch, max(N, K * steps)), [growth.Growth(K, least) for _ in range(B)]
+    # Every leaf has a list of slots of its own: it sees the path that it continues, and nothing else that was drafted.
+    table = batch.req_to_token_pool.req_to_token[batch.req_pool_indices, : int(seq_lens.max()) + steps]
+    probs, ids, hidden, owners = spec.topk_p, spec.topk_index, spec.hidden_states, torch.arange(B)
     for step in range(steps):
         if drafts.hot_token_id is not None:
             ids = drafts.hot_token_id[ids]
-        followed = _grow(growths, probs.tolist(), ids.tolist())
-        if step < steps - 1:
-            if K > 1:  # SGLang's own loop leaves a branch the keys of whom it does not follow
-                hidden = hidden[torch.tensor(followed)]
-                table = table if step == 0 else table[torch.tensor(followed)]
-                table[leaves, seq_lens + step] = slots_of_steps[step].int()
-            input_ids = torch.tensor([token for tree in growths for token in tree.leaf_tokens()])
-            positions = seq_lens + step
-            span = decoder.Span(slots_of_steps[step], table, rows, positions + 1, one)
-            normed, hidden = _run_layer(drafts, hidden, input_ids, positions, span)
-            probs, ids = _propose(drafts, normed, positions, batch)
+        followed, counts = _grow(growths, probs.tolist(), ids.tolist())
+        if step == steps - 1 or not growth.pays(growths, least):
+            break
+        owners, branches = passes.ragged(torch.tensor(counts))
+        positions, leaf = seq_lens[owners] + step, torch.arange(len(owners))
+        hidden, table, into = hidden[followed], table[followed], slots[owners, branches * steps + step]
+        table[leaf, positions] = into.int()
+        input_ids = torch.tensor([token for tree in growths for token in tree.leaf_tokens()])
+        span = decoder.Span(into, table, leaf, positions + 1, torch.ones_like(positions))
+        normed, hidden = _run_layer(drafts, hidden, input_ids, positions, span)
+        probs, ids = _propose(drafts, normed, positions, batch.sampling_info, owners)
     kept = [tree.kept(N - 1) for tree in growths]
     tokens = [[root, *drafted] for root, (drafted, _) in zip(spec.bonus_tokens.tolist(), kept, strict=True)]
     return Trees(tokens, [parents for _, parents in kept], slots, K == 1)
 
 
-def _grow(growths: list[growth.Growth], probs: list[list[float]], ids: list[list[int]]) -> list[int]:
-    """A step of all trees; for each new leaf the row of the old one that it follows."""
-    each, followed = len(probs) // len(growths), []
-    for b, tree in enumerate(growths):
-        rows = slice(b * each, (b + 1) * each)
-        followed += [b * each + leaf for leaf in tree.add(probs[rows], ids[rows])]
-    return followed
+def _grow(growths: list[growth.Growth], probs: list[list[float]], ids: list[list[int]]) -> tuple[Tensor, list[int]]:
+    """A step of all trees: for each new leaf the row of the old one that it follows, and how many each tree has."""
+    followed: list[int] = []
+    counts, row = [], 0
+    for tree in growths:
+        rows = slice(row, row + len(tree.leaves))
+        leaves = tree.add(probs[rows], ids[rows])
+        followed += [row + leaf for leaf in leaves]
+        counts.append(len(leaves))
+        row = rows.stop
+    return torch.tensor(followed), counts
 
 
 def verify(sglangs: Callable[..., Any], worker: Any, batch: Any, *args: Any, **options: Any) -> Any:
@@ -127,70 +139,64 @@ def verify(sglangs: Callable[..., Any], worker: Any, batch: Any, *args: Any, **o
     from sglang.srt.speculative.eagle_info import EagleDraftInput
 
     tree = importlib.import_module("sgl_kernel.tree")  # this process's copy, under the name SGLang uses
-    seq_lens, info = batch.seq_lens, batch.sampling_info
-    B, N = len(trees.tokens), len(trees.tokens[0])
-    slots_BN, masks, depths = trees.slots[:, :N], None, [list(range(N))] * B
+    sizes, masks, depths = torch.tensor([len(tokens) for tokens in trees.tokens]), None, None
     if not trees.chains:
-        lists = [tree.ancestor_mask(parents) for parents in trees.parents]
-        masks, depths = torch.tensor(lists).flatten(), [[sum(row) - 1 for row in mask] for mask in lists]
-    input_ids, positions = (
-        torch.tensor(trees.tokens).flatten(),
-        (seq_lens.unsqueeze(1) + torch.tensor(depths)).flatten(),
-    )
-    table, extends = batch.req_to_token_pool.req_to_token, torch.full_like(seq_lens, N)
-    span = decoder.Span(slots_BN.flatten(), table, batch.req_pool_indices, seq_lens + N, extends, masks)
-    logits, features = passes.run_target(worker.target_worker.model_runner, input_ids, positions, span)
-    info.verify_positions = positions
-    drawn_BN = sampling.draw_tree_targets(next_token_logits=logits, sampling_info=info, batch_size=B, verify_width=N)
+        rows = [row for parents in trees.parents for row in tree.ancestor_mask(parents)]
+        masks = torch.tensor([seen for row in rows for seen in row])
+        depths = torch.tensor([sum(row) - 1 for row in rows])
+    owners, nodes = passes.ragged(sizes)
+    input_ids = torch.tensor([token for tokens in trees.tokens for token in tokens])
+    positions = batch.seq_lens[owners] + (nodes if depths is None else depths)
+    span = passes.span_after(batch, trees.slots, sizes, masks)
+    logits_TV, features = passes.run_target(worker.target_worker.model_runner, input_ids, positions, span)
+    drawn_T = sampling.draw_targets(logits_TV, batch.sampling_info, positions, owners)
+    wanted = [drawn.tolist() for drawn in torch.split(drawn_T, sizes.tolist())]
     paths = [
         tree.accepted_path(*tree.child_links(parents), tokens, drawn)
-        for parents, tokens, drawn in zip(trees.parents, trees.tokens, drawn_BN.tolist(), strict=True)
+        for parents, tokens, drawn in zip(trees.parents, trees.tokens, wanted, strict=True)
     ]
-    drawn = drawn_BN.flatten()
-    if not trees.chains:  # accepted paths to the front: in the cache, and in what the draft and the scheduler read
-        front = torch.tensor(
-            [b * N + node for b, path in enumerate(paths) for node in [*path, *path[:1] * (N - len(path))]]
-        )
-        _move_to_front(worker, slots_BN, paths)
-        drawn, features = drawn[front], features[front]
+    if not trees.chains:
+        _move_to_front(worker, trees.slots, paths)
     accept_lens = torch.tensor([len(path) for path in paths], dtype=torch.int32)
-    last = torch.arange(0, B * N, N) + accept_lens - 1
+    accepted = torch.tensor([node for path in paths for node in path])
+    accepted += (sizes.cumsum(0) - sizes).repeat_interleave(accept_lens)
+    emitted = torch.zeros(len(sizes), int(sizes.max()), dtype=torch.int64)
+    emitted[passes.ragged(accept_lens)] = drawn_T[accepted]
     return GenerationBatchResult(
-        logits_output=LogitsProcessorOutput(next_token_logits=None, hidden_states=features),
-        next_token_ids=drawn,
-        speculative_num_draft_tokens=N,
+        logits_output=LogitsProcessorOutput(next_token_logits=None, hidden_states=features[accepted]),
+        next_token_ids=emitted.flatten(),
+        speculative_num_draft_tokens=emitted.shape[1],
         accept_lens=accept_lens,
-        new_seq_lens=seq_lens + accept_lens,
-        next_draft_input=EagleDraftInput(bonus_tokens=drawn[last].int()),
+        cap_lens=sizes,
+        new_seq_lens=batch.seq_lens + accept_lens,
+        next_draft_input=EagleDraftInput(bonus_tokens=drawn_T[accepted][accept_lens.cumsum(0) - 1].int()),
     )
 
 
-def _move_to_front(worker: Any, slots_BN: Tensor, paths: list[list[int]]) -> None:
+def _move_to_front(worker: Any, slots: Tensor, paths: list[list[int]]) -> None:
     """The accepted nodes' keys and values to where a sequence has them."""
     moves = [(b, node, to) for b, path in enumerate(paths) for to, node in enumerate(path) if node != to]
     if moves:
         request, node, to = torch.tensor(moves).unbind(1)
         pool = worker.target_worker.model_runner.token_to_kv_pool
-        pool.move_kv_cache(slots_BN[request, to], slots_BN[request, node])
+        pool.move_kv_cache(slots[request, to], slots[request, node])
 
 
 def extend(sglangs: Callable[..., Any], drafts: Any, batch: Any, result: Any, **options: Any) -> None:
-    """Around EagleDraftWorker._draft_extend_for_decode: the draft reads what was accepted, and proposes what follows.
-
-    It reads all N tokens of each request; those after the accepted ones are overwritten before anybody looks at them.
-    """
-    trees, seq_lens = batch.spec_info, batch.seq_lens
+    """Around EagleDraftWorker._draft_extend_for_decode: the draft reads what was accepted, and proposes on."""
+    trees = batch.spec_info
     if not isinstance(trees, Trees):
         sglangs(drafts, batch, result, **options)
         return
-    B, N = len(trees.tokens), len(trees.tokens[0])
-    positions = (seq_lens.unsqueeze(1) + torch.arange(N)).flatten()
-    table, extends = batch.req_to_token_pool.req_to_token, torch.full_like(seq_lens, N)
-    span = decoder.Span(trees.slots[:, :N].flatten(), table, batch.req_pool_indices, seq_lens + N, extends)
-    normed, stream = _run_layer(drafts, result.logits_output.hidden_states, result.next_token_ids, positions, span)
-    last = torch.arange(0, B * N, N) + result.accept_lens - 1
-    following = result.next_draft_input
-    following.topk_p, following.topk_index = _propose(drafts, normed[last], positions[last], batch)
+    counts = result.accept_lens.long()
+    owners, places = passes.ragged(counts)
+    input_ids, positions = result.next_token_ids.view(len(counts), -1)[owners, places], batch.seq_lens[owners] + places
+    span = passes.span_after(batch, trees.slots, counts)
+    normed, stream = _run_layer(drafts, result.logits_output.hidden_states, input_ids, positions, span)
+    last, following = counts.cumsum(0) - 1, result.next_draft_input
+    following.topk_p, following.topk_index = _propose(
+        drafts, normed[last], positions[last], batch.sampling_info, owners[last]
+    )
     following.hidden_states = stream[last]
 
 
@@ -207,17 +213,17 @@ def decode(sglangs: Callable[..., Any], worker: Any, batch: Any, *args: Any, **o
     from sglang.srt.layers.logits_processor import LogitsProcessorOutput
     from sglang.srt.managers.utils import GenerationBatchResult
 
-    lengths, info = batch.seq_lens, batch.sampling_info
-    table = batch.req_to_token_pool.req_to_token
+    table, lengths = batch.req_to_token_pool.req_to_token, batch.seq_lens
     span = decoder.Span(batch.out_cache_loc, table, batch.req_pool_indices, lengths, torch.ones_like(lengths))
-    info.verify_positions = lengths - 1
-    logits_BV, _ = passes.run_target(worker.model_runner, batch.input_ids, info.verify_positions, span)
-    drawn = sampling.draw_tree_targets(
-        next_token_logits=logits_BV, sampling_info=info, batch_size=len(lengths), verify_width=1
-    )
-    return GenerationBatchResult(
-        logits_output=LogitsProcessorOutput(next_token_logits=None), next_token_ids=drawn.flatten()
-    )
+    logits_BV, _ = passes.run_target(worker.model_runner, batch.input_ids, lengths - 1, span)
+    drawn = sampling.draw_targets(logits_BV, batch.sampling_info, lengths - 1, torch.arange(len(lengths)))
+    return GenerationBatchResult(logits_output=LogitsProcessorOutput(next_token_logits=None), next_token_ids=drawn)
+
+
+def tell(_result: None, _controller: Any, state: dict[str, Any]) -> None:
+    """After SchedulerInternalStateController._add_speculative: /server_info says what the trees depend on."""
+    if p_min():
+        state["speculative_draft_p_min"] = p_min()
 
 
 def register() -> None:
@@ -232,3 +238,5 @@ def register() -> None:
         ("sglang.srt.managers.tp_worker.TpModelWorker.forward_batch_generation", decode),
     ):
         HookRegistry.register(name, hook, HookType.AROUND)
+    state = "sglang.srt.managers.scheduler_components.internal_state.SchedulerInternalStateController"
+    HookRegistry.register(f"{state}._add_speculative", tell, HookType.AFTER)

@@ -158,6 +158,14 @@ def run_draft_layer(
     return normed, [normed if model.norm_output else stream]
 
 
+def run_target_layers(
+    model: Any, layers: Layers, input_ids: Tensor, positions: Tensor, pool: Any, span: Span
+) -> tuple[Tensor, Tensor]:
+    """(Normed hidden states [T, E], the features that model.layers_to_capture names [T, as many * E])."""
+    hidden_TE = functional.embedding(input_ids, model.embed_tokens.weight)
+    return run_layers(layers, hidden_TE, None, positions, pool, span, sorted(model.layers_to_capture))
+
+
 def run_model(
     forward: Callable[..., Any],
     model: Any,
@@ -179,10 +187,8 @@ def run_model(
     if layers.hidden_norm is not None:
         hidden_TE = forward_batch.spec_info.hidden_states
         return run_draft_layer(model, layers, hidden_TE, input_ids, positions, pool, span)
-    captured = sorted(model.layers_to_capture)
-    hidden_TE = functional.embedding(input_ids, model.embed_tokens.weight)
-    normed, kept = run_layers(layers, hidden_TE, None, positions, pool, span, captured)
-    return (normed, kept) if captured else normed
+    normed, features = run_target_layers(model, layers, input_ids, positions, pool, span)
+    return (normed, features) if model.layers_to_capture else normed
 
 
 def register() -> None:

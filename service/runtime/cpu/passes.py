@@ -4,14 +4,13 @@
 SGLang prepares each pass for CUDA graphs, several devices and every feature it has: one to two milliseconds of Python,
 where a pass of a small model takes ten. The usual batch, which asks for tokens and nothing else, needs none of it.
 
-Shapes: B requests, N new tokens each, T = B * N, E hidden size, V vocabulary.
+Shapes: B requests, T new tokens of theirs, E hidden size, V vocabulary.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from service.runtime.cpu import decoder, head
 
@@ -67,15 +66,25 @@ def slots_after(batch: Any, tokens: int) -> Tensor:
     return slots.long()
 
 
+def ragged(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Of sum(counts) rows, counts[i] of them i's: whose each is, and the how manieth of its own."""
+    owners = torch.arange(len(counts)).repeat_interleave(counts)
+    return owners, torch.arange(len(owners)) - (counts.cumsum(0) - counts)[owners]
+
+
+def span_after(batch: Any, slots: Tensor, counts: Tensor, tree_mask: Tensor | None = None) -> decoder.Span:
+    """The counts [B] new tokens that follow each request's seq_lens, in the first of its slots [B, as many or more]."""
+    table, lengths = batch.req_to_token_pool.req_to_token, batch.seq_lens + counts
+    return decoder.Span(slots[ragged(counts)], table, batch.req_pool_indices, lengths, counts, tree_mask)
+
+
 def run_target(runner: Any, input_ids: Tensor, positions: Tensor, span: decoder.Span) -> tuple[Tensor, Tensor]:
     """(bfloat16 logits [T, V], the features that the draft was trained on [T, captured layers * E])."""
     model = runner.model
     layers = decoder.layers_of(model.model)
     assert layers is not None, "can_run first"
-    hidden_TE = functional.embedding(input_ids, model.model.embed_tokens.weight)
-    captured = sorted(model.model.layers_to_capture)
-    normed_TE, features = decoder.run_layers(
-        layers, hidden_TE, None, positions, runner.token_to_kv_pool, span, captured
+    normed_TE, features = decoder.run_target_layers(
+        model.model, layers, input_ids, positions, runner.token_to_kv_pool, span
     )
     weight = head.packed(model.lm_head).weight
     logits_TV = torch.ops.sgl_kernel.weight_packed_linear(normed_TE, weight, None, True)

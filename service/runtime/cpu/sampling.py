@@ -51,7 +51,7 @@ def _seeds_or_fresh(seeds: Tensor | None, rows: int) -> Tensor:
 
 
 def softmax(logits_RV: Tensor) -> Tensor:
-    """Replaces sampler_softmax, whose logits are divided by the temperature: the bits of draw_tree_targets."""
+    """Replaces sampler_softmax, whose logits are divided by the temperature: the bits of draw_targets."""
     probs_RV: Tensor = torch.ops.aerie_cpu.softmax(logits_RV, torch.ones(len(logits_RV)))
     return probs_RV
 
@@ -96,27 +96,27 @@ def remember_positions(verify_input: Any, batch: Any, *_args: object, **_kwargs:
     batch.sampling_info.verify_positions = verify_input.positions
 
 
+def draw_targets(logits_RV: Tensor, info: Any, positions: Tensor, owners: Tensor) -> Tensor:
+    """The target's token after each row, [R]: the token at positions [R] of request owners [R] was the row's input.
+
+    Plain decoding seeds a draw with the same position.
+    """
+    if info.is_all_greedy:
+        likeliest: Tensor = torch.ops.aerie_cpu.likeliest_tokens(logits_RV)
+        return likeliest
+    probs_RV = torch.ops.aerie_cpu.softmax(logits_RV, info.temperatures[owners])
+    filters = (info.top_ks[owners], info.top_ps[owners], info.min_ps[owners])
+    return _draw(probs_RV, *filters, info.sampling_seed[owners], positions).long()
+
+
 def draw_tree_targets(
     *, next_token_logits: Tensor, sampling_info: Any, batch_size: int, verify_width: int, max_top_k: int | None = None
 ) -> Tensor:
-    """Stands for uno_utils.sample_uno_tree_target_tokens: the target's draw at every node, [B, N].
-
-    A node's token goes to position + 1; plain decoding seeds that draw with the same position, that of the token it
-    follows.
-    """
+    """Stands for uno_utils.sample_uno_tree_target_tokens: the target's draw at every node, [B, N]."""
     del max_top_k
-    info = sampling_info
-    if info.is_all_greedy:
-        likeliest: Tensor = torch.ops.aerie_cpu.likeliest_tokens(next_token_logits)
-        return likeliest.view(batch_size, verify_width)
-
-    def per_node(per_request: Tensor) -> Tensor:
-        return torch.repeat_interleave(per_request, verify_width, dim=0)
-
-    probs_RV = torch.ops.aerie_cpu.softmax(next_token_logits, per_node(info.temperatures))
-    filters = (per_node(info.top_ks), per_node(info.top_ps), per_node(info.min_ps))
-    drawn = _draw(probs_RV, *filters, per_node(info.sampling_seed), info.verify_positions)
-    return drawn.view(batch_size, verify_width).long()
+    owners = torch.arange(batch_size).repeat_interleave(verify_width)
+    drawn = draw_targets(next_token_logits, sampling_info, sampling_info.verify_positions, owners)
+    return drawn.view(batch_size, verify_width)
 
 
 def register() -> None:

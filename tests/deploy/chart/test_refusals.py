@@ -28,6 +28,8 @@ REFUSED = {
     "a tree without depth": (f"{TREE}={EAGLE3 % (4, 2)}", "use num_draft_tokens=4"),
     "a tree larger than it can be": (f"{TREE}={EAGLE3 % (2, 64)}", "at most 11 nodes"),
     "a tree of changing length": (f'{TREE}={EAGLE3[:-1] % (4, 8)}, "adaptive": {{"1": [3]}}}}', "adaptive=null"),
+    "trees of changing size, not EAGLE3's": (f'{TREE}.algorithm="STANDALONE"', "draft_p_min=null"),
+    "probabilities for some batches only": (f'{TREE}.draft_p_min={{"4": 0.1}}', "a row for batch size 1"),
     "lengths that are none": (f'{TREE}.adaptive={{"one": [3]}}', "'one' does not match"),
     "a tree half given": (TREE + '={"algorithm": "EAGLE3", "num_steps": 3}', "all three"),
     "EAGLE3 without a draft": ("pools.eagle.draft={}", "pools.eagle.draft.source: EAGLE3 needs a draft"),

@@ -36,7 +36,7 @@ CHANGES = {
     "a draft's version": 'pools.eagle.draft.version="2"',
     "a weight": "pools.eagle.weight=0.1",
     "replicas": "pools.eagle.replicas=3",
-    "a tree": "pools.eagle.speculation.adaptive=null",
+    "a tree": "pools.eagle.speculation.draft_p_min=null",
     "an image": 'gateway.image.tag="2"',
     "autoscaling": ",".join(AUTOSCALING),
     "gateways": "gateway.replicas=5",

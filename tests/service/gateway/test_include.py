@@ -73,6 +73,18 @@ def test_of_several_choices_it_is_the_sum(gateway, upstream, chat):
     assert (block["verify_passes"], block["accepted_by_position"]) == (12, [6, 2])
 
 
+@pytest.mark.parametrize(
+    ("passes_of_size", "proposed"), [([0, 1, 0, 2, 0, 0, 0, 0, 3], 25), ([0, 1, 0, 2], 4 + 3 * 7), ([], 42)]
+)
+def test_drafts_of_passes_that_verified_less_than_a_whole_tree_are_counted(
+    gateway, upstream, chat, passes_of_size, proposed
+):
+    """Trees have 8 nodes at most, of which the root is no draft."""
+    upstream.script = Script(body=wire.whole("a", details=wire.DETAILS | {"spec_cap_lens_histogram": passes_of_size}))
+    block = gateway.post(CHAT, json=chat, headers=ASKING).json()["usage"]["speculation"]
+    assert block["proposed_drafts"] == proposed
+
+
 @pytest.mark.parametrize(("prompt", "block"), [("a", BLOCK), (["a"], BLOCK), (["a", "b"], None)])
 def test_of_several_prompts_it_is_null_since_the_runtime_tells_of_the_first_only(gateway, prompt, block):
     body = {"model": MODEL, "prompt": prompt}

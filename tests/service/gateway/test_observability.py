@@ -329,3 +329,10 @@ def test_a_chain_whose_length_follows_the_batch_size_is_told_as_that(adaptive, t
     tree = {"speculative_num_steps": 3, "speculative_eagle_topk": 1, "speculative_num_draft_tokens": 4}
     server = {"version": "0.5.23", "speculative_algorithm": "EAGLE3", "speculative_adaptive": adaptive, **tree}
     assert RuntimeInfo.parse(server, {}, {"data": [{"id": "m"}]}).tree == told
+
+
+def test_a_tree_whose_size_follows_the_batch_size_is_told_as_that():
+    tree = {"speculative_num_steps": 5, "speculative_eagle_topk": 3, "speculative_num_draft_tokens": 8}
+    states = [{"speculative_draft_p_min": {"1": 0.05}}]
+    server = {"version": "0.5.23", "speculative_algorithm": "EAGLE3", "internal_states": states, **tree}
+    assert RuntimeInfo.parse(server, {}, {"data": [{"id": "m"}]}).tree == "5/3/8, adaptive"

@@ -8,6 +8,7 @@ import yaml
 
 from service.runtime import adaptive, profiles
 from service.runtime.config import OWNED_FLAGS, RuntimeConfig
+from service.runtime.launch import environment
 from service.runtime.profiles import ProfileError
 
 
@@ -71,14 +72,23 @@ def test_another_algorithm_does_not_inherit_the_profiles_tree() -> None:
 
 
 def test_one_number_of_the_tree_can_be_overridden() -> None:
-    assert config(speculation={"num_draft_tokens": 16, "eagle_topk": 4}).speculation.tree == "3/4/16"
+    assert config(speculation={"num_draft_tokens": 16, "eagle_topk": 4}).speculation.tree == "5/4/16"
 
 
 def test_a_tree_given_by_the_user_is_not_made_adaptive_by_the_profile() -> None:
     lengths = {1: [3], 8: [1]}
     chain = {"num_steps": 3, "eagle_topk": 1, "num_draft_tokens": 4}
     assert config(speculation={**chain, "adaptive": lengths}).speculation.adaptive == {1: (3,), 8: (1,)}
-    assert config(speculation=chain).speculation.adaptive is None
+    assert config().speculation.draft_p_min is not None
+    for given in (config(speculation=chain), config(speculation={"eagle_topk": 2})):
+        assert given.speculation.adaptive is given.speculation.draft_p_min is None
+    assert config(speculation={"eagle_topk": 2, "draft_p_min": {1: 0.1}}).speculation.tree == "5/2/8, adaptive"
+
+
+def test_trees_follow_the_drafts_confidence_on_cpu_only() -> None:
+    assert json.loads(environment(config(), print)["AERIE_DRAFT_P_MIN"])["1"] == pytest.approx(0.05)
+    with pytest.raises(ProfileError, match="draft_p_min: SGLang's trees have one size on a GPU"):
+        config(device="cuda", attention_backend="fa3")
 
 
 def test_adaptive_lengths_reach_sglang_in_a_file_that_says_them(
@@ -116,7 +126,7 @@ def test_on_cpu_sglang_is_started_through_our_kernels_and_elsewhere_by_itself() 
         ({"port": 70000}, "port: input should be less than or equal to 65535"),
         ({"max_running_requests": 0}, "max_running_requests: input should be greater"),
         ({"colour": "blue"}, "colour: extra inputs are not permitted"),
-        ({"speculation": {"num_draft_tokens": 8}}, "num_draft_tokens: a chain"),
+        ({"speculation": {"eagle_topk": 1}}, "num_draft_tokens: a chain"),
     ],
 )
 def test_a_broken_rule_is_one_sentence_that_begins_with_the_field(overrides: dict[str, object], sentence: str) -> None:

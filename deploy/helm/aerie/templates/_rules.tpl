@@ -246,6 +246,11 @@ cache.type: with emptyDir every node of a replica fetches for itself, and one th
 {{- if and $tree.adaptive (or (ne $topk 1) (not (has $tree.algorithm (list "EAGLE3" "EAGLE")))) }}
 {{ $at }}.adaptive: SGLang varies the length of EAGLE and EAGLE3 chains only; use eagle_topk=1, or adaptive=null
 {{- end }}
+{{- if and $tree.draft_p_min (or $tree.adaptive (ne $tree.algorithm "EAGLE3") .pool.isCuda) }}
+{{ $at }}.draft_p_min: for EAGLE3 on device: cpu, where trees follow the batch size, and not beside adaptive; use draft_p_min=null
+{{- else if and $tree.draft_p_min (not (hasKey $tree.draft_p_min "1")) }}
+{{ $at }}.draft_p_min: needs a row for batch size 1; 0 verifies whole trees
+{{- end }}
 {{- include "aerie.rules.attention" . }}
 {{- end }}
 

@@ -37,12 +37,24 @@ static void score_keys(const AttentionArgs<T>& a, const T* q, int64_t rows, T* p
 }
 
 // -inf for what the query does not see of the keys begin .. begin + row_size, of which the last may be no keys at all.
+// What a tree's query sees is moved up to where it will lie in the text: with gaps its sum would have other bits.
 static void hide_keys(const Query& query, float* scores, int64_t begin, int64_t row_size) {
   for (int64_t key = begin; key < query.from; ++key) scores[key - begin] = -INFINITY;
-  for (int64_t key = query.to; key < begin + row_size; ++key) scores[key - begin] = -INFINITY;
-  if (!query.tree_mask) return;
-  for (int64_t key = query.prefix > begin ? query.prefix : begin; key < query.to; ++key)
-    if (!query.tree_mask[key - query.prefix]) scores[key - begin] = -INFINITY;
+  int64_t to = query.to - begin;
+  if (query.tree_mask) {
+    to = query.prefix - begin;
+    for (int64_t key = query.prefix; key < query.to; ++key)
+      if (query.tree_mask[key - query.prefix]) scores[to++] = scores[key - begin];
+  }
+  for (; to < row_size; ++to) scores[to] = -INFINITY;
+}
+
+// The weights of a tree's query back to the keys they are for; 0 for those it does not see.
+static void reopen_gaps(const Query& query, float* weights, int64_t begin) {
+  int64_t from = query.prefix - begin;
+  for (int64_t i = 0; i < query.to - query.prefix; ++i) from += query.tree_mask[i];
+  for (int64_t key = query.to - 1; key >= query.prefix; --key)
+    weights[key - begin] = query.tree_mask[key - query.prefix] ? weights[--from] : 0.f;
 }
 
 // scores[row_size] of one query and head -> weights; returns their sum. Hidden keys have a score of -inf and weight 0.
@@ -120,6 +132,7 @@ static void attention(const AttentionArgs<T>& a) {
     float* weights = scores + row * row_size;
     const float share = 1.f / softmax_in_place(weights, row_size);
     for (int64_t i = 0; i < keys; ++i) weights[i] *= share;
+    if (a.queries[row / a.group].tree_mask) reopen_gaps(a.queries[row / a.group], weights, begin);
   }
   mix_values(a, acc, rows, block, scores, row_size, slots, keys);
   for (int64_t row = 0; row < rows; ++row) {

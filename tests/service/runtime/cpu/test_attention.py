@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from sgl_kernel.tree import ancestor_mask
 
 from .conftest import COMPILED, implementation
 from .test_ops import close, dtypes
@@ -161,16 +162,22 @@ def test_a_tree_on_a_sliding_window_layer_is_refused(ops):
         Case(torch.float32, 64, 4, 2, [4], [2]).extend(ops, tree_mask=torch.ones(4, dtype=torch.bool), window=3)
 
 
+TREES = {"chain": list(range(-1, 15)), "tree": [-1, 0, 0, 0, 1, 1, 2, 4, 4, 6, 7, 9, 9, 10, 3, 13]}
+
+
 @dtypes
 @pytest.mark.skipif(not COMPILED, reason="AERIE_CPU_OPS=torch")
+@pytest.mark.parametrize("parents", list(TREES.values()), ids=list(TREES))
 @pytest.mark.parametrize("length", [9, 15, 16, 23])
-def test_verifying_a_chain_has_the_bits_of_decoding_it(length, dtype):
-    """Whatever number of keys the chain's later tokens add to a block. The compiled kernel's law, not PyTorch's."""
+def test_verifying_a_tree_has_the_bits_of_decoding_its_paths(length, parents, dtype):
+    """Whatever lies in the cache between a path's nodes and behind them. The compiled kernel's law, not PyTorch's."""
     ops = implementation("compiled")
-    chain = Case(dtype, 64, 9, 3, [length + 16], [16])
-    mask = torch.ones(16, 16, dtype=torch.bool).tril()
-    verified = chain.extend(ops, tree_mask=mask.flatten()).clone()
-    for node in range(16):
-        one = Case(dtype, 64, 9, 3, [length + node + 1], [1])
-        one.k, one.v, one.table, one.q = chain.k, chain.v, chain.table, chain.q[node : node + 1]
+    tree = Case(dtype, 64, 9, 3, [length + 16], [16])
+    mask = ancestor_mask(parents)
+    verified = tree.extend(ops, tree_mask=torch.tensor(mask).flatten()).clone()
+    for node, row in enumerate(mask):
+        path = [length + i for i, seen in enumerate(row) if seen]
+        one = Case(dtype, 64, 9, 3, [length + len(path)], [1])
+        one.k, one.v, one.q = tree.k, tree.v, tree.q[node : node + 1]
+        one.table[:, : length + len(path)] = tree.table[:, [*range(length), *path]]
         assert torch.equal(one.decode(ops)[0], verified[node])

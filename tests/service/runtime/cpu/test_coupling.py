@@ -79,9 +79,10 @@ def test_proposals_in_one_op_are_those_of_the_noisy_logits(requests, count):
         torch.randperm(2 * VOCAB)[:VOCAB],
     )
     info = wishes(batch_info(requests))
-    draft, batch = SimpleNamespace(hot_token_id=known), SimpleNamespace(sampling_info=info)
-    probs, ids = coupling.propose(logits, count, draft, positions, batch)
-    noisy = coupling.add_noise(logits, draft, positions, batch).float().softmax(-1)
+    draft, owners = SimpleNamespace(hot_token_id=known), torch.randint(len(requests), (rows,)).sort()[0]
+    probs, ids = coupling.propose(logits, count, draft, positions, info, owners)
+    noisy = logits if info.is_all_greedy else coupling.add_noise(logits, draft, positions, info, owners)
+    noisy = noisy.float().softmax(-1)
     likeliest = noisy.sort(dim=-1, descending=True)[0][:, :count]
     for found in (probs, noisy.gather(1, ids)):
         torch.testing.assert_close(found, likeliest, atol=1e-6, rtol=1e-4)

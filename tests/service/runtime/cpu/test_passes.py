@@ -69,3 +69,22 @@ def test_slots_are_those_set_aside_after_each_request():
         seq_lens=torch.tensor([3, 6]),
     )
     assert passes.slots_after(requests, 2).tolist() == [[123, 124], [106, 107]]
+
+
+def test_rows_of_requests_with_different_numbers_of_them():
+    owners, places = passes.ragged(torch.tensor([2, 0, 3], dtype=torch.int32))
+    assert owners.tolist() == [0, 0, 2, 2, 2]
+    assert places.tolist() == [0, 1, 0, 1, 2]
+
+
+def test_a_span_is_the_first_slots_of_each_request():
+    requests = SimpleNamespace(
+        req_to_token_pool=SimpleNamespace(req_to_token="table"),
+        req_pool_indices=torch.tensor([2, 0]),
+        seq_lens=torch.tensor([3, 6]),
+    )
+    span = passes.span_after(requests, torch.tensor([[23, 24, 25], [6, 7, 8]]), torch.tensor([1, 2]))
+    assert span.slots.tolist() == [23, 6, 7]
+    assert span.lengths.tolist() == [4, 8]
+    assert span.extends.tolist() == [1, 2]
+    assert (span.table, span.tree_mask) == ("table", None)
