@@ -92,7 +92,7 @@ def draft(sglangs: Callable[..., Any], drafts: Any, batch: Any, **options: Any) 
     slots, growths = passes.slots_after(batch, max(N, K * steps)), [growth.Growth(K, least) for _ in range(B)]
     # Every leaf has a list of slots of its own: it sees the path that it continues, and nothing else that was drafted.
     table = batch.req_to_token_pool.req_to_token[batch.req_pool_indices, : int(seq_lens.max()) + steps]
-    probs, ids, hidden, owners = spec.topk_p, spec.topk_index, spec.hidden_states, torch.arange(B)
+    probs, ids, hidden = spec.topk_p, spec.topk_index, spec.hidden_states
     for step in range(steps):
         if drafts.hot_token_id is not None:
             ids = drafts.hot_token_id[ids]

@@ -4,7 +4,7 @@ SGLang does it with tensors (select_top_k_tokens in speculative/spec_utils.py, o
 eagle_utils.py). Trees have some dozens of candidates: on lists they grow in less time than the tensors take to handle.
 
 The product of the draft's probabilities on a node's path says quite well how likely the target is to accept it
-(section 3 there; docs/results.md for this draft). So a tree need not have the same size in every cycle: with `p_min`, a
+(section 3 there; docs/log.md for this draft). So a tree need not have the same size in every cycle: with `p_min`, a
 node is verified only if it is at least that likely to be accepted, and the draft model runs again only while it pays.
 """
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 ROOT = -1
 PASS_COST = 3
-"""What a pass of the draft model costs, in nodes that are verified (docs/results.md, the CPU runtime)."""
+"""What a pass of the draft model costs, in nodes that are verified (docs/log.md)."""
 CONTINUED = 0.65
 """How often, roughly, the draft knows what follows a node that is accepted."""
 
