@@ -422,14 +422,14 @@ def test_a_runtime_that_dies_takes_the_command_down_with_its_last_words() -> Non
         (["--draft", "/nowhere"], "draft: there is no directory /nowhere"),
         (["--model", "/nowhere"], "model: there is no directory /nowhere"),
         (["--profile", "h900"], "profile: no profile 'h900'"),
-        (["--num-draft-tokens", "8"], "num_draft_tokens: a chain"),
+        (["--eagle-topk", "1"], "num_draft_tokens: a chain"),
         (["--algorithm", "EAGLE"], "num_steps: EAGLE needs all three tree numbers|draft: EAGLE needs a draft"),
         (["--no-speculation", "--draft", "x"], "no-speculation: plain decoding drafts nothing"),
     ],
 )
 def test_what_cannot_start_says_so_in_one_line(arguments: list[str], sentence: str) -> None:
     command = [sys.executable, "-m", "service.cli", "up", "--port", str(free_port()), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
     assert done.returncode == 1
     assert re.search(sentence, done.stderr), done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
