@@ -38,17 +38,13 @@ class Runtime:
         """
         try:
             algorithm = server.get("speculative_algorithm")
-            numbers = [server.get(f"speculative_{name}") for name in ("num_steps", "eagle_topk", "num_draft_tokens")]
-            adaptive = server.get("speculative_adaptive") or any(
-                state.get("speculative_draft_p_min") for state in server.get("internal_states") or []
-            )
             return cls(
                 url=url,
                 models=_names(models),
                 version=_text(server["version"]),
                 device=_text(server["device"]),
                 algorithm=None if algorithm in (None, "NONE") else algorithm,
-                tree="/".join(map(str, numbers)) + (ADAPTIVE if adaptive else ""),
+                tree=_tree(server),
                 flags=Flags.model_validate({name: server[name] for name in Flags.model_fields}),
                 max_running=_max_running(server),
             )
@@ -70,6 +66,14 @@ def _text(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise TypeError(f"{value!r} is no name")
     return value
+
+
+def _tree(server: dict[str, Any]) -> str:
+    """SGLang's chains follow the batch size under speculative_adaptive, Aerie's trees on CPU with draft_p_min."""
+    numbers = [server.get(f"speculative_{name}") for name in ("num_steps", "eagle_topk", "num_draft_tokens")]
+    states = server.get("internal_states") or []
+    adaptive = server.get("speculative_adaptive") or any(state.get("speculative_draft_p_min") for state in states)
+    return "/".join(map(str, numbers)) + (ADAPTIVE if adaptive else "")
 
 
 def _max_running(server: dict[str, Any]) -> int | None:

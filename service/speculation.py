@@ -140,7 +140,7 @@ class SpeculativeConfig(BaseModel, frozen=True, extra="forbid"):
 
     def _check_draft_p_min(self, draft_p_min: Mapping[int, float]) -> None:
         if self.algorithm is not Algorithm.EAGLE3 or self.adaptive is not None:
-            raise ValueError("draft_p_min: EAGLE3 trees only, and not beside adaptive; leave one of them out")
+            raise ValueError("draft_p_min: EAGLE3 trees only, and not beside adaptive; leave it out")
         for batch_size, least in draft_p_min.items():
             if batch_size < 1 or not 0 <= least < 1:
                 raise ValueError(

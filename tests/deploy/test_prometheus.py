@@ -12,6 +12,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 
+from loadtest.runtime import Runtime
 from scripts.dashboards.prometheus import Prometheus, resolve, running
 from scripts.dashboards.render import Window, render
 from tests.deploy.queries import DASHBOARDS, Asked, everything, of_alerts
@@ -63,8 +64,7 @@ def curve(runtime: Server, folder: Path) -> Path:
     """A calibration that fits the runtime; its figures are made up, and nothing here asserts them."""
     info = runtime.client.get(f"{runtime.runtime_url}/server_info").json()
     models = runtime.client.get(f"{runtime.runtime_url}/v1/models").json()
-    tree = "/".join(str(info[f"speculative_{name}"]) for name in ("num_steps", "eagle_topk", "num_draft_tokens"))
-    tree += ", adaptive"  # the profile's
+    tree = Runtime.parse(runtime.runtime_url, info, models).tree
     path = folder / "curve.json"
     content = {
         "format": "aerie-baseline-curve/1",

@@ -99,9 +99,9 @@ def draft(sglangs: Callable[..., Any], drafts: Any, batch: Any, **options: Any) 
         followed, counts = _grow(growths, probs.tolist(), ids.tolist())
         if step == steps - 1 or not growth.pays(growths, least):
             break
-        owners, branches = passes.ragged(torch.tensor(counts))
+        (owners, branches), rows = passes.ragged(torch.tensor(counts)), torch.tensor(followed)
         positions, leaf = seq_lens[owners] + step, torch.arange(len(owners))
-        hidden, table, into = hidden[followed], table[followed], slots[owners, branches * steps + step]
+        hidden, table, into = hidden[rows], table[rows], slots[owners, branches * steps + step]
         table[leaf, positions] = into.int()
         input_ids = torch.tensor([token for tree in growths for token in tree.leaf_tokens()])
         span = decoder.Span(into, table, leaf, positions + 1, torch.ones_like(positions))
@@ -112,17 +112,16 @@ def draft(sglangs: Callable[..., Any], drafts: Any, batch: Any, **options: Any) 
     return Trees(tokens, [parents for _, parents in kept], slots, K == 1)
 
 
-def _grow(growths: list[growth.Growth], probs: list[list[float]], ids: list[list[int]]) -> tuple[Tensor, list[int]]:
+def _grow(growths: list[growth.Growth], probs: list[list[float]], ids: list[list[int]]) -> tuple[list[int], list[int]]:
     """A step of all trees: for each new leaf the row of the old one that it follows, and how many each tree has."""
-    followed: list[int] = []
-    counts, row = [], 0
+    followed, counts, row = list[int](), list[int](), 0
     for tree in growths:
         rows = slice(row, row + len(tree.leaves))
         leaves = tree.add(probs[rows], ids[rows])
         followed += [row + leaf for leaf in leaves]
         counts.append(len(leaves))
         row = rows.stop
-    return torch.tensor(followed), counts
+    return followed, counts
 
 
 def verify(sglangs: Callable[..., Any], worker: Any, batch: Any, *args: Any, **options: Any) -> Any:
@@ -147,7 +146,7 @@ def verify(sglangs: Callable[..., Any], worker: Any, batch: Any, *args: Any, **o
     owners, nodes = passes.ragged(sizes)
     input_ids = torch.tensor([token for tokens in trees.tokens for token in tokens])
     positions = batch.seq_lens[owners] + (nodes if depths is None else depths)
-    span = passes.span_after(batch, trees.slots, sizes, masks)
+    span = passes.span_after(batch, trees.slots[owners, nodes], sizes, masks)
     logits_TV, features = passes.run_target(worker.target_worker.model_runner, input_ids, positions, span)
     drawn_T = sampling.draw_targets(logits_TV, batch.sampling_info, positions, owners)
     wanted = [drawn.tolist() for drawn in torch.split(drawn_T, sizes.tolist())]
@@ -160,8 +159,8 @@ def verify(sglangs: Callable[..., Any], worker: Any, batch: Any, *args: Any, **o
     accept_lens = torch.tensor([len(path) for path in paths], dtype=torch.int32)
     accepted = torch.tensor([node for path in paths for node in path])
     accepted += (sizes.cumsum(0) - sizes).repeat_interleave(accept_lens)
-    emitted = torch.zeros(len(sizes), int(sizes.max()), dtype=torch.int64)
-    emitted[passes.ragged(accept_lens)] = drawn_T[accepted]
+    drawn_A, emitted = drawn_T[accepted], torch.zeros(len(sizes), int(sizes.max()), dtype=torch.int64)
+    emitted[passes.ragged(accept_lens)] = drawn_A
     return GenerationBatchResult(
         logits_output=LogitsProcessorOutput(next_token_logits=None, hidden_states=features[accepted]),
         next_token_ids=emitted.flatten(),
@@ -169,7 +168,7 @@ def verify(sglangs: Callable[..., Any], worker: Any, batch: Any, *args: Any, **o
         accept_lens=accept_lens,
         cap_lens=sizes,
         new_seq_lens=batch.seq_lens + accept_lens,
-        next_draft_input=EagleDraftInput(bonus_tokens=drawn_T[accepted][accept_lens.cumsum(0) - 1].int()),
+        next_draft_input=EagleDraftInput(bonus_tokens=drawn_A[accept_lens.cumsum(0) - 1].int()),
     )
 
 
@@ -191,7 +190,7 @@ def extend(sglangs: Callable[..., Any], drafts: Any, batch: Any, result: Any, **
     counts = result.accept_lens.long()
     owners, places = passes.ragged(counts)
     input_ids, positions = result.next_token_ids.view(len(counts), -1)[owners, places], batch.seq_lens[owners] + places
-    span = passes.span_after(batch, trees.slots, counts)
+    span = passes.span_after(batch, trees.slots[owners, places], counts)
     normed, stream = _run_layer(drafts, result.logits_output.hidden_states, input_ids, positions, span)
     last, following = counts.cumsum(0) - 1, result.next_draft_input
     following.topk_p, following.topk_index = _propose(

@@ -73,9 +73,9 @@ def ragged(counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def span_after(batch: Any, slots: Tensor, counts: Tensor, tree_mask: Tensor | None = None) -> decoder.Span:
-    """The counts [B] new tokens that follow each request's seq_lens, in the first of its slots [B, as many or more]."""
+    """The counts [B] new tokens that follow each request's seq_lens, in slots [sum(counts)]."""
     table, lengths = batch.req_to_token_pool.req_to_token, batch.seq_lens + counts
-    return decoder.Span(slots[ragged(counts)], table, batch.req_pool_indices, lengths, counts, tree_mask)
+    return decoder.Span(slots, table, batch.req_pool_indices, lengths, counts, tree_mask)
 
 
 def run_target(runner: Any, input_ids: Tensor, positions: Tensor, span: decoder.Span) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,10 @@
 # ruff: noqa: PLC0415  imports wait until the process is prepared for them
 """`python -m service.runtime.cpu.serve <sglang flags>`: SGLang's HTTP server on a machine without a GPU.
 
-Takes the flags of `python -m sglang.launch_server` and needs AERIE_CPU_OPS (see sgl_kernel/library.py). SGLang's
-scheduler and detokenizer are forked, or spawned: a spawned child imports this module again as `__mp_main__`, which is
-how `prepare_process` reaches every process before SGLang's modules are loaded there.
+Takes the flags of `python -m sglang.launch_server` and needs AERIE_CPU_OPS (see sgl_kernel/library.py); with
+AERIE_DRAFT_P_MIN trees follow the draft's confidence (cycle.py). SGLang's scheduler and detokenizer are forked, or
+spawned: a spawned child imports this module again as `__mp_main__`, which is how `prepare_process` reaches every
+process before SGLang's modules are loaded there.
 
 Owns what must be true of a process before SGLang is imported, and refuses flags this runtime cannot honour: one line on
 stderr and status 2, before a model is loaded.

@@ -83,7 +83,8 @@ def test_a_span_is_the_first_slots_of_each_request():
         req_pool_indices=torch.tensor([2, 0]),
         seq_lens=torch.tensor([3, 6]),
     )
-    span = passes.span_after(requests, torch.tensor([[23, 24, 25], [6, 7, 8]]), torch.tensor([1, 2]))
+    counts = torch.tensor([1, 2])
+    span = passes.span_after(requests, torch.tensor([[23, 24, 25], [6, 7, 8]])[passes.ragged(counts)], counts)
     assert span.slots.tolist() == [23, 6, 7]
     assert span.lengths.tolist() == [4, 8]
     assert span.extends.tolist() == [1, 2]
