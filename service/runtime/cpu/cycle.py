@@ -13,13 +13,14 @@ import importlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from service.runtime.cpu import coupling, decoder, growth, passes, sampling
+from service.runtime.cpu import coupling, decoder, growth, logprobs, passes, sampling
 
 
 @functools.cache
@@ -29,14 +30,15 @@ def p_min() -> dict[int, float]:
     return {int(batch_size): least for batch_size, least in rows.items()}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Trees:
     """What a cycle verifies; stands for SGLang's EagleVerifyInput between this module's hooks."""
 
     tokens: list[list[int]]  # [B][N], the last verified token first
     parents: list[list[int]]  # [B][N], growth.ROOT for the root
-    slots: Tensor  # in the cache, [B, as many as the largest tree has or more]
+    slots: list[list[int]]  # in the cache, [B][N or more]
     chains: bool
+    emitted: list[list[int]] = field(default_factory=list)  # [B][accepted], what the target drew; filled in by verify
     kv_loc_plan: None = None  # SGLang's worker hands it on
 
     @staticmethod
@@ -51,7 +53,7 @@ def _served(target: Any, drafts: Any, batch: Any) -> bool:
 
     runner, paged = drafts.draft_runner, drafts.token_to_kv_pool_allocator.page_size > 1
     return (
-        passes.wants_tokens_only(batch)
+        passes.samples_as_is(batch)
         and passes.can_run(target.model_runner)
         and type(runner.model) is LlamaForCausalLMEagle3
         and getattr(runner.model.lm_head, "use_intel_amx_backend", False)
@@ -87,11 +89,11 @@ def draft(sglangs: Callable[..., Any], drafts: Any, batch: Any, **options: Any) 
     if options.get("with_topology") or not _served(drafts.target_worker, drafts, batch):
         return sglangs(drafts, batch, **options)
     K, steps, N = drafts.topk, drafts.speculative_num_steps, drafts.speculative_num_draft_tokens
-    B, seq_lens, spec = len(batch.seq_lens), batch.seq_lens, batch.spec_info
-    least = growth.p_min_at(p_min(), B)
-    slots, growths = passes.slots_after(batch, max(N, K * steps)), [growth.Growth(K, least) for _ in range(B)]
+    lengths, spec = batch.seq_lens.tolist(), batch.spec_info
+    least = growth.p_min_at(p_min(), len(lengths))
+    slots, growths = passes.slots_after(batch, max(N, K * steps)), [growth.Growth(K, least) for _ in lengths]
     # Every leaf has a list of slots of its own: it sees the path that it continues, and nothing else that was drafted.
-    table = batch.req_to_token_pool.req_to_token[batch.req_pool_indices, : int(seq_lens.max()) + steps]
+    table = batch.req_to_token_pool.req_to_token[:, : max(lengths) + steps].index_select(0, batch.req_pool_indices)
     probs, ids, hidden = spec.topk_p, spec.topk_index, spec.hidden_states
     for step in range(steps):
         if drafts.hot_token_id is not None:
@@ -99,14 +101,16 @@ def draft(sglangs: Callable[..., Any], drafts: Any, batch: Any, **options: Any) 
         followed, counts = _grow(growths, probs.tolist(), ids.tolist())
         if step == steps - 1 or not growth.pays(growths, least):
             break
-        (owners, branches), rows = passes.ragged(torch.tensor(counts)), torch.tensor(followed)
-        positions, leaf = seq_lens[owners] + step, torch.arange(len(owners))
-        hidden, table, into = hidden[rows], table[rows], slots[owners, branches * steps + step]
-        table[leaf, positions] = into.int()
+        owners, rows = passes.owners_of(counts), torch.tensor(followed)
+        into = torch.tensor([slots[b][k * steps + step] for b, count in enumerate(counts) for k in range(count)])
+        positions = torch.tensor([lengths[owner] + step for owner in owners])
+        hidden, table = hidden.index_select(0, rows), table.index_select(0, rows)
+        table.scatter_(1, positions.unsqueeze(1), into.int().unsqueeze(1))
         input_ids = torch.tensor([token for tree in growths for token in tree.leaf_tokens()])
-        span = decoder.Span(into, table, leaf, positions + 1, torch.ones_like(positions))
+        ones = torch.ones_like(positions)
+        span = decoder.Span(into, table, torch.arange(len(owners)), positions + ones, ones)
         normed, hidden = _run_layer(drafts, hidden, input_ids, positions, span)
-        probs, ids = _propose(drafts, normed, positions, batch.sampling_info, owners)
+        probs, ids = _propose(drafts, normed, positions, batch.sampling_info, torch.tensor(owners))
     kept = [tree.kept(N - 1) for tree in growths]
     tokens = [[root, *drafted] for root, (drafted, _) in zip(spec.bonus_tokens.tolist(), kept, strict=True)]
     return Trees(tokens, [parents for _, parents in kept], slots, K == 1)
@@ -138,47 +142,54 @@ def verify(sglangs: Callable[..., Any], worker: Any, batch: Any, *args: Any, **o
     from sglang.srt.speculative.eagle_info import EagleDraftInput
 
     tree = importlib.import_module("sgl_kernel.tree")  # this process's copy, under the name SGLang uses
-    sizes, masks, depths = torch.tensor([len(tokens) for tokens in trees.tokens]), None, None
+    sizes, lengths, mask = [len(tokens) for tokens in trees.tokens], batch.seq_lens.tolist(), None
+    owners, depths = passes.owners_of(sizes), [node for size in sizes for node in range(size)]
     if not trees.chains:
         rows = [row for parents in trees.parents for row in tree.ancestor_mask(parents)]
-        masks = torch.tensor([seen for row in rows for seen in row])
-        depths = torch.tensor([sum(row) - 1 for row in rows])
-    owners, nodes = passes.ragged(sizes)
-    input_ids = torch.tensor([token for tokens in trees.tokens for token in tokens])
-    positions = batch.seq_lens[owners] + (nodes if depths is None else depths)
-    span = passes.span_after(batch, trees.slots[owners, nodes], sizes, masks)
+        mask, depths = list(chain.from_iterable(rows)), [sum(row) - 1 for row in rows]
+    input_ids = torch.tensor(list(chain.from_iterable(trees.tokens)))
+    positions = torch.tensor([lengths[owner] + depth for owner, depth in zip(owners, depths, strict=True)])
+    slots = [slot for own, size in zip(trees.slots, sizes, strict=True) for slot in own[:size]]
+    span = passes.span_after(batch, slots, sizes, mask)
     logits_TV, features = passes.run_target(worker.target_worker.model_runner, input_ids, positions, span)
-    drawn_T = sampling.draw_targets(logits_TV, batch.sampling_info, positions, owners)
-    wanted = [drawn.tolist() for drawn in torch.split(drawn_T, sizes.tolist())]
-    paths = [
-        tree.accepted_path(*tree.child_links(parents), tokens, drawn)
-        for parents, tokens, drawn in zip(trees.parents, trees.tokens, wanted, strict=True)
-    ]
+    drawn = sampling.draw_targets(logits_TV, batch.sampling_info, positions, torch.tensor(owners)).tolist()
+    paths, accepted = list[list[int]](), list[int]()
+    for parents, tokens, end in zip(trees.parents, trees.tokens, accumulate(sizes), strict=True):
+        first = end - len(tokens)
+        paths.append(tree.accepted_path(*tree.child_links(parents), tokens, drawn[first:end]))
+        accepted += [first + node for node in paths[-1]]
+        trees.emitted.append([drawn[first + node] for node in paths[-1]])
     if not trees.chains:
         _move_to_front(worker, trees.slots, paths)
+    rows_A, width = torch.tensor(accepted), max(sizes)
+    output = LogitsProcessorOutput(next_token_logits=None, hidden_states=features.index_select(0, rows_A))
+    if batch.return_logprob:
+        logprobs.attach_accepted(output, batch, logits_TV.index_select(0, rows_A), trees.emitted)
     accept_lens = torch.tensor([len(path) for path in paths], dtype=torch.int32)
-    accepted = torch.tensor([node for path in paths for node in path])
-    accepted += (sizes.cumsum(0) - sizes).repeat_interleave(accept_lens)
-    drawn_A, emitted = drawn_T[accepted], torch.zeros(len(sizes), int(sizes.max()), dtype=torch.int64)
-    emitted[passes.ragged(accept_lens)] = drawn_A
     return GenerationBatchResult(
-        logits_output=LogitsProcessorOutput(next_token_logits=None, hidden_states=features[accepted]),
-        next_token_ids=emitted.flatten(),
-        speculative_num_draft_tokens=emitted.shape[1],
+        logits_output=output,
+        next_token_ids=torch.tensor([id_ for ids in trees.emitted for id_ in ids + [0] * (width - len(ids))]),
+        speculative_num_draft_tokens=width,
         accept_lens=accept_lens,
-        cap_lens=sizes,
+        cap_lens=torch.tensor(sizes),
         new_seq_lens=batch.seq_lens + accept_lens,
-        next_draft_input=EagleDraftInput(bonus_tokens=drawn_A[accept_lens.cumsum(0) - 1].int()),
+        next_draft_input=EagleDraftInput(
+            bonus_tokens=torch.tensor([ids[-1] for ids in trees.emitted], dtype=torch.int32)
+        ),
     )
 
 
-def _move_to_front(worker: Any, slots: Tensor, paths: list[list[int]]) -> None:
+def _move_to_front(worker: Any, slots: list[list[int]], paths: list[list[int]]) -> None:
     """The accepted nodes' keys and values to where a sequence has them."""
-    moves = [(b, node, to) for b, path in enumerate(paths) for to, node in enumerate(path) if node != to]
+    moves = [
+        (own[to], own[node])
+        for own, path in zip(slots, paths, strict=True)
+        for to, node in enumerate(path)
+        if node != to
+    ]
     if moves:
-        request, node, to = torch.tensor(moves).unbind(1)
-        pool = worker.target_worker.model_runner.token_to_kv_pool
-        pool.move_kv_cache(slots[request, to], slots[request, node])
+        targets, sources = torch.tensor(moves).unbind(1)
+        worker.target_worker.model_runner.token_to_kv_pool.move_kv_cache(targets, sources)
 
 
 def extend(sglangs: Callable[..., Any], drafts: Any, batch: Any, result: Any, **options: Any) -> None:
@@ -187,16 +198,19 @@ def extend(sglangs: Callable[..., Any], drafts: Any, batch: Any, result: Any, **
     if not isinstance(trees, Trees):
         sglangs(drafts, batch, result, **options)
         return
-    counts = result.accept_lens.long()
-    owners, places = passes.ragged(counts)
-    input_ids, positions = result.next_token_ids.view(len(counts), -1)[owners, places], batch.seq_lens[owners] + places
-    span = passes.span_after(batch, trees.slots[owners, places], counts)
+    counts = [len(ids) for ids in trees.emitted]
+    input_ids = torch.tensor(list(chain.from_iterable(trees.emitted)))
+    starts = zip(batch.seq_lens.tolist(), counts, strict=True)
+    positions = torch.tensor([length + nth for length, count in starts for nth in range(count)])
+    slots = [slot for own, count in zip(trees.slots, counts, strict=True) for slot in own[:count]]
+    span = passes.span_after(batch, slots, counts)
     normed, stream = _run_layer(drafts, result.logits_output.hidden_states, input_ids, positions, span)
-    last, following = counts.cumsum(0) - 1, result.next_draft_input
+    last, following = torch.tensor([end - 1 for end in accumulate(counts)]), result.next_draft_input
+    normed, positions = normed.index_select(0, last), positions.index_select(0, last)
     following.topk_p, following.topk_index = _propose(
-        drafts, normed[last], positions[last], batch.sampling_info, owners[last]
+        drafts, normed, positions, batch.sampling_info, torch.arange(len(counts))
     )
-    following.hidden_states = stream[last]
+    following.hidden_states = stream.index_select(0, last)
 
 
 def decode(sglangs: Callable[..., Any], worker: Any, batch: Any, *args: Any, **options: Any) -> Any:
@@ -205,7 +219,7 @@ def decode(sglangs: Callable[..., Any], worker: Any, batch: Any, *args: Any, **o
         batch is not None
         and batch.forward_mode.is_decode()
         and batch.spec_algorithm.is_none()
-        and passes.wants_tokens_only(batch)
+        and passes.samples_as_is(batch)
         and passes.can_run(worker.model_runner)
     ):
         return sglangs(worker, batch, *args, **options)
@@ -216,7 +230,10 @@ def decode(sglangs: Callable[..., Any], worker: Any, batch: Any, *args: Any, **o
     span = decoder.Span(batch.out_cache_loc, table, batch.req_pool_indices, lengths, torch.ones_like(lengths))
     logits_BV, _ = passes.run_target(worker.model_runner, batch.input_ids, lengths - 1, span)
     drawn = sampling.draw_targets(logits_BV, batch.sampling_info, lengths - 1, torch.arange(len(lengths)))
-    return GenerationBatchResult(logits_output=LogitsProcessorOutput(next_token_logits=None), next_token_ids=drawn)
+    output = LogitsProcessorOutput(next_token_logits=None)
+    if batch.return_logprob:
+        logprobs.attach(output, batch, logits_BV, drawn, list(range(len(lengths))))
+    return GenerationBatchResult(logits_output=output, next_token_ids=drawn)
 
 
 def tell(_result: None, _controller: Any, state: dict[str, Any]) -> None:

@@ -2,7 +2,10 @@
 """A pass of the target model for a scheduled batch without a ForwardBatch, and for which batches that may be done.
 
 SGLang prepares each pass for CUDA graphs, several devices and every feature it has: one to two milliseconds of Python,
-where a pass of a small model takes ten. The usual batch, which asks for tokens and nothing else, needs none of it.
+where a pass of a small model takes ten. The usual batch, whose logits are sampled as they are, needs none of it.
+
+What is counted and looked up for a few dozen rows is so in lists: after a pass, which reads all weights, the caches
+hold nothing else, and the first index into a tensor takes 50 us where the next takes 5 (docs/log.md).
 
 Shapes: B requests, T new tokens of theirs, E hidden size, V vocabulary.
 """
@@ -15,14 +18,13 @@ from torch import Tensor
 from service.runtime.cpu import decoder, head
 
 
-def wants_tokens_only(batch: Any) -> bool:
-    """No grammar, log probabilities, penalties, biases or anything else that looks at logits or hidden states."""
+def samples_as_is(batch: Any) -> bool:
+    """No grammar, penalties, biases or anything else that bends logits, and nobody who wants hidden states."""
     info = batch.sampling_info
     penalties = info.penalizer_orchestrator
     return not (
         batch.forward_mode.is_idle()
         or batch.has_grammar
-        or batch.return_logprob
         or batch.return_hidden_states
         or batch.hicache_consumer_index >= 0
         or info.has_custom_logit_processor
@@ -59,23 +61,23 @@ def can_run(runner: Any) -> bool:
     )
 
 
-def slots_after(batch: Any, tokens: int) -> Tensor:
-    """The cache slots [B, tokens] that are set aside for what follows each request's seq_lens."""
-    table, columns = batch.req_to_token_pool.req_to_token, batch.seq_lens.unsqueeze(1) + torch.arange(tokens)
-    slots: Tensor = table[batch.req_pool_indices.unsqueeze(1), columns]
-    return slots.long()
+def slots_after(batch: Any, count: int) -> list[list[int]]:
+    """[B, count]: the cache slots that are set aside for what follows each request's seq_lens."""
+    table, lengths = batch.req_to_token_pool.req_to_token, batch.seq_lens.tolist()
+    places = zip(batch.req_pool_indices.tolist(), lengths, strict=True)
+    return [table[row, length : length + count].tolist() for row, length in places]
 
 
-def ragged(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Of sum(counts) rows, counts[i] of them i's: whose each is, and the how manieth of its own."""
-    owners = torch.arange(len(counts)).repeat_interleave(counts)
-    return owners, torch.arange(len(owners)) - (counts.cumsum(0) - counts)[owners]
+def owners_of(counts: list[int]) -> list[int]:
+    """Of sum(counts) rows, counts[i] of them i's: whose each is."""
+    return [i for i, count in enumerate(counts) for _ in range(count)]
 
 
-def span_after(batch: Any, slots: Tensor, counts: Tensor, tree_mask: Tensor | None = None) -> decoder.Span:
+def span_after(batch: Any, slots: list[int], counts: list[int], tree_mask: list[bool] | None = None) -> decoder.Span:
     """The counts [B] new tokens that follow each request's seq_lens, in slots [sum(counts)]."""
-    table, lengths = batch.req_to_token_pool.req_to_token, batch.seq_lens + counts
-    return decoder.Span(slots, table, batch.req_pool_indices, lengths, counts, tree_mask)
+    table, extends = batch.req_to_token_pool.req_to_token, torch.tensor(counts)
+    mask = None if tree_mask is None else torch.tensor(tree_mask)
+    return decoder.Span(torch.tensor(slots), table, batch.req_pool_indices, batch.seq_lens + extends, extends, mask)
 
 
 def run_target(runner: Any, input_ids: Tensor, positions: Tensor, span: decoder.Span) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Which batches are run without SGLang's preparations: those that ask for tokens and nothing else."""
+"""Which batches are run without SGLang's preparations, those whose logits are sampled as they are, and their rows."""
 
 from types import SimpleNamespace
 
@@ -22,7 +22,6 @@ def batch(**changes):
     own = {
         "forward_mode": SimpleNamespace(is_idle=lambda: False),
         "has_grammar": False,
-        "return_logprob": False,
         "return_hidden_states": False,
         "hicache_consumer_index": -1,
         "hisparse_coordinator": None,
@@ -33,9 +32,9 @@ def batch(**changes):
     return SimpleNamespace(**own, sampling_info=SimpleNamespace(**info))
 
 
-def test_a_usual_batch_wants_tokens_only():
-    assert passes.wants_tokens_only(batch())
-    assert passes.wants_tokens_only(batch(penalizer_orchestrator=SimpleNamespace(is_required=False)))
+def test_a_usual_batch_samples_logits_as_they_are():
+    assert passes.samples_as_is(batch())
+    assert passes.samples_as_is(batch(penalizer_orchestrator=SimpleNamespace(is_required=False)))
 
 
 @pytest.mark.parametrize(
@@ -43,7 +42,6 @@ def test_a_usual_batch_wants_tokens_only():
     [
         {"forward_mode": SimpleNamespace(is_idle=lambda: True)},
         {"has_grammar": True},
-        {"return_logprob": True},
         {"return_hidden_states": True},
         {"hicache_consumer_index": 0},
         {"hisparse_coordinator": object()},
@@ -58,7 +56,7 @@ def test_a_usual_batch_wants_tokens_only():
     ids=lambda wish: next(iter(wish)),
 )
 def test_a_batch_with_another_wish_goes_sglangs_way(wish):
-    assert not passes.wants_tokens_only(batch(**wish))
+    assert not passes.samples_as_is(batch(**wish))
 
 
 def test_slots_are_those_set_aside_after_each_request():
@@ -68,24 +66,22 @@ def test_slots_are_those_set_aside_after_each_request():
         req_pool_indices=torch.tensor([2, 0]),
         seq_lens=torch.tensor([3, 6]),
     )
-    assert passes.slots_after(requests, 2).tolist() == [[123, 124], [106, 107]]
+    assert passes.slots_after(requests, 2) == [[123, 124], [106, 107]]
 
 
 def test_rows_of_requests_with_different_numbers_of_them():
-    owners, places = passes.ragged(torch.tensor([2, 0, 3], dtype=torch.int32))
-    assert owners.tolist() == [0, 0, 2, 2, 2]
-    assert places.tolist() == [0, 1, 0, 1, 2]
+    assert passes.owners_of([2, 0, 3]) == [0, 0, 2, 2, 2]
 
 
-def test_a_span_is_the_first_slots_of_each_request():
+def test_a_span_says_where_new_tokens_lie_and_what_they_follow():
     requests = SimpleNamespace(
         req_to_token_pool=SimpleNamespace(req_to_token="table"),
         req_pool_indices=torch.tensor([2, 0]),
         seq_lens=torch.tensor([3, 6]),
     )
-    counts = torch.tensor([1, 2])
-    span = passes.span_after(requests, torch.tensor([[23, 24, 25], [6, 7, 8]])[passes.ragged(counts)], counts)
+    span = passes.span_after(requests, [23, 6, 7], [1, 2])
     assert span.slots.tolist() == [23, 6, 7]
     assert span.lengths.tolist() == [4, 8]
     assert span.extends.tolist() == [1, 2]
     assert (span.table, span.tree_mask) == ("table", None)
+    assert passes.span_after(requests, [23], [1, 0], [True]).tree_mask.tolist() == [True]
