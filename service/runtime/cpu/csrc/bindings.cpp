@@ -244,10 +244,10 @@ Tensor draw_tokens(const Tensor& probs, const Tensor& top_ks, const Tensor& top_
   const Tensor top_p = top_ps.contiguous(), min_p = min_ps.contiguous();
   Tensor out = at::empty({rows}, probs.options().dtype(at::kInt));
   at::parallel_for(0, rows, 1, [&](int64_t first, int64_t last) {
-    std::vector<int32_t> heap(vocab);
+    const std::unique_ptr<int32_t[]> heap(new int32_t[vocab]);  // not touched without filters
     for (int64_t row = first; row < last; ++row)
       data<int32_t>(out)[row] = kernels().draw_token({data<float>(p) + row * vocab, vocab, data<int64_t>(k)[row], data<float>(top_p)[row],
-          data<float>(min_p)[row], uint64_t(data<int64_t>(seed)[row]), uint32_t(data<int64_t>(position)[row]), heap.data()});
+          data<float>(min_p)[row], uint64_t(data<int64_t>(seed)[row]), uint32_t(data<int64_t>(position)[row]), heap.get()});
   });
   return out;
 }
@@ -280,10 +280,10 @@ std::tuple<Tensor, Tensor> propose_tokens(const Tensor& logits, int64_t count, c
   TORCH_CHECK(temperature.scalar_type() == at::kFloat && temperature.numel() == rows, op, ": temperatures must be float32 [", rows, "]");
   Tensor probs = at::empty({rows, count}, x.options().dtype(at::kFloat)), ids = at::empty({rows, count}, x.options().dtype(at::kLong));
   at::parallel_for(0, rows, grain(8 * vocab), [&](int64_t first, int64_t last) {
-    std::vector<float> scores(vocab);
+    const std::unique_ptr<float[]> scores(new float[vocab]);
     for (int64_t row = first; row < last; ++row)
       kernels().propose({data<bf16>(x) + row * vocab, data<int64_t>(column), vocab, count, data<float>(temperature)[row],
-                         uint64_t(data<int64_t>(seed)[row]), uint32_t(data<int64_t>(position)[row]), scores.data(),
+                         uint64_t(data<int64_t>(seed)[row]), uint32_t(data<int64_t>(position)[row]), scores.get(),
                          data<float>(probs) + row * count, data<int64_t>(ids) + row * count});
   });
   return {probs, ids};

@@ -46,6 +46,7 @@ static void draw_noise(uint64_t seed, uint32_t position, const int64_t* columns,
 // probs = softmax(logits / temperature).
 template <typename T>
 static void softmax(const T* logits, float temperature, float* probs, int64_t count) {
+  constexpr int64_t block = 256;  // summed up in float32, so that a vector need not be widened for each addition
   float top = -INFINITY;
   double sum = 0.;
 #pragma omp simd reduction(max : top)
@@ -54,11 +55,16 @@ static void softmax(const T* logits, float temperature, float* probs, int64_t co
     probs[i] = x;
     top = x > top ? x : top;
   }
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < count; ++i) {
-    const float p = probs[i] - top < -87.f ? 0.f : exp_f32(probs[i] - top);
-    probs[i] = p;
-    sum += p;
+  for (int64_t from = 0; from < count; from += block) {
+    const int64_t to = from + block < count ? from + block : count;
+    float part = 0.f;
+#pragma omp simd reduction(+ : part)
+    for (int64_t i = from; i < to; ++i) {
+      const float p = probs[i] - top < -87.f ? 0.f : exp_f32(probs[i] - top);
+      probs[i] = p;
+      part += p;
+    }
+    sum += part;
   }
   const float scale = float(1. / sum);
   for (int64_t i = 0; i < count; ++i) probs[i] *= scale;
@@ -115,13 +121,24 @@ struct Race {
   }
 };
 
+// Whether one of a block's tokens may win: the bound above in float32, a little lower, for all of them at once.
+static inline bool may_win(const Race& race, const float* probs, const uint32_t* hashes, int64_t count) {
+  const float bar = float(race.best_rate * 0.9999 * 0x1p-32);
+  int any = 0;
+#pragma omp simd reduction(| : any)
+  for (int64_t i = 0; i < count; ++i) any |= probs[i] >= bar * float(~hashes[i]);
+  return any;
+}
+
 static int32_t race_all(const DrawArgs& a) {
+  constexpr int64_t block = 128;
   Race race;
   const uint32_t prefix = hash_prefix(a.seed, a.position);
-  uint32_t hashes[256];
-  for (int64_t at = 0; at < a.vocab; at += 256) {
-    const int64_t n = a.vocab - at < 256 ? a.vocab - at : 256;
+  uint32_t hashes[block];
+  for (int64_t at = 0; at < a.vocab; at += block) {
+    const int64_t n = a.vocab - at < block ? a.vocab - at : block;
     for (int64_t i = 0; i < n; ++i) hashes[i] = hash_column(prefix, uint32_t(at + i));
+    if (!may_win(race, a.probs + at, hashes, n)) continue;
     for (int64_t i = 0; i < n; ++i)
       if (a.probs[at + i] > 0.f) race.enter(a.probs[at + i], hashes[i], int32_t(at + i));
   }
