@@ -16,23 +16,13 @@ import torch
 from torch import Tensor
 
 
-def add_noise(logits_RD: Tensor, draft: Any, positions: Tensor, info: Any, owners: Tensor) -> Tensor:
-    """The draft's logits with the noise of the draw, for requests that sample; row r is request owners[r]'s.
+def _draw_of(info: Any, owners: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
+    """Each row's temperature, filters, seed and position of the draw; row r is request owners[r]'s.
 
     A row of the draft's at position p is about the token that follows position p + 1, its input being one ahead.
     """
-    scaled_RD, top_ks = logits_RD / info.temperatures[owners], info.top_ks[owners]
-    if _filters(info):
-        draw = importlib.import_module("sgl_kernel.draw")  # this process's copy, under the name SGLang uses
-        weights, ids = draw.keep_likeliest(scaled_RD.softmax(-1), top_ks, info.top_ps[owners], info.min_ps[owners])
-        scaled_RD = scaled_RD.scatter(1, ids, scaled_RD.gather(1, ids).masked_fill_(weights == 0, -torch.inf))
-    seeds, token_ids = info.sampling_seed[owners], _token_ids(draft, logits_RD)
-    noise_RD = torch.ops.aerie_cpu.draw_noise(seeds, positions + 1, token_ids)
-    return torch.where(top_ks.unsqueeze(1) > 1, scaled_RD + noise_RD, logits_RD)
-
-
-def _filters(info: Any) -> bool:
-    return bool(info.need_top_k_sampling or info.need_top_p_sampling or info.need_min_p_sampling)
+    of_requests = (info.temperatures.flatten(), info.top_ks, info.top_ps, info.min_ps, info.sampling_seed)
+    return (*(column[owners] for column in of_requests), positions + 1)
 
 
 def _token_ids(draft: Any, logits_RD: Tensor) -> Tensor:
@@ -44,18 +34,12 @@ def propose(
     logits_RD: Tensor, count: int, draft: Any, positions: Tensor, info: Any, owners: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The `count` likeliest columns of bfloat16 logits with their noise, and their probabilities, both [R, count]."""
-    rows = len(logits_RD)
     if info.is_all_greedy:
-        temperatures, seeds = torch.zeros(rows), torch.zeros(rows, dtype=torch.int64)
-    elif _filters(info):
-        noisy_RD = add_noise(logits_RD, draft, positions, info, owners)
-        probs, ids = torch.ops.aerie_cpu.softmax(noisy_RD, torch.ones(rows)).topk(count, dim=-1)
-        return probs, ids
+        none, ones = torch.zeros(len(logits_RD)), torch.ones(len(logits_RD), dtype=torch.int64)
+        draw: tuple[Tensor, ...] = (none, ones, none, none, ones, ones)
     else:
-        temperatures, seeds = info.temperatures.flatten()[owners], info.sampling_seed[owners]
-    probs, ids = torch.ops.aerie_cpu.propose_tokens(
-        logits_RD, count, temperatures, seeds, positions + 1, _token_ids(draft, logits_RD)
-    )
+        draw = _draw_of(info, owners, positions)
+    probs, ids = torch.ops.aerie_cpu.propose_tokens(logits_RD, count, *draw, _token_ids(draft, logits_RD))
     return probs, ids
 
 
@@ -76,7 +60,10 @@ def propose_draws(
         positions = positions[batch.extend_seq_lens.cumsum(0) - 1]
     requests = len(info.temperatures)
     owners = torch.arange(requests).repeat_interleave(len(logits_RD) // requests)
-    output.next_token_logits = add_noise(logits_RD, draft, positions, info, owners)
+    draw = importlib.import_module("sgl_kernel.draw")  # this process's copy, under the name SGLang uses
+    output.next_token_logits = draw.add_noise(
+        logits_RD, *_draw_of(info, owners, positions), _token_ids(draft, logits_RD)
+    )
     return output
 
 

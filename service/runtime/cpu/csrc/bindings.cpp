@@ -233,21 +233,32 @@ Tensor draw_noise(const Tensor& seeds, const Tensor& positions, const Tensor& to
   return by_column<float>("draw_noise", at::kFloat, seeds, positions, token_ids, kernels().draw_noise);
 }
 
+// Each request's filters, checked.
+struct FilterRows {
+  Tensor top_ks, top_ps, min_ps;
+
+  FilterRows(const char* op, const Tensor& k, const Tensor& p, const Tensor& min, int64_t rows)
+      : top_ks(indices(op, k, rows)), top_ps(p.contiguous()), min_ps(min.contiguous()) {
+    for (const Tensor* t : {&top_ps, &min_ps})
+      TORCH_CHECK(t->dim() == 1 && t->numel() == rows && t->scalar_type() == at::kFloat, op, ": top_ps and min_ps must be float32 [", rows, "]");
+  }
+
+  Filters operator[](int64_t row) const { return {data<int64_t>(top_ks)[row], data<float>(top_ps)[row], data<float>(min_ps)[row]}; }
+};
+
 Tensor draw_tokens(const Tensor& probs, const Tensor& top_ks, const Tensor& top_ps, const Tensor& min_ps, const Tensor& seeds,
                    const Tensor& positions) {
   const char* op = "draw_tokens";
   TORCH_CHECK(probs.dim() == 2 && probs.scalar_type() == at::kFloat && probs.size(1) > 0, op, ": probabilities must be a float32 matrix");
   const int64_t rows = probs.size(0), vocab = probs.size(1);
-  const Tensor p = probs.contiguous(), k = indices(op, top_ks, rows), seed = indices(op, seeds, rows), position = indices(op, positions, rows);
-  for (const Tensor* t : {&top_ps, &min_ps})
-    TORCH_CHECK(t->dim() == 1 && t->numel() == rows && t->scalar_type() == at::kFloat, op, ": top_ps and min_ps must be float32 [", rows, "]");
-  const Tensor top_p = top_ps.contiguous(), min_p = min_ps.contiguous();
+  const Tensor p = probs.contiguous(), seed = indices(op, seeds, rows), position = indices(op, positions, rows);
+  const FilterRows filters(op, top_ks, top_ps, min_ps, rows);
   Tensor out = at::empty({rows}, probs.options().dtype(at::kInt));
   at::parallel_for(0, rows, 1, [&](int64_t first, int64_t last) {
     const std::unique_ptr<int32_t[]> heap(new int32_t[vocab]);  // not touched without filters
     for (int64_t row = first; row < last; ++row)
-      data<int32_t>(out)[row] = kernels().draw_token({data<float>(p) + row * vocab, vocab, data<int64_t>(k)[row], data<float>(top_p)[row],
-          data<float>(min_p)[row], uint64_t(data<int64_t>(seed)[row]), uint32_t(data<int64_t>(position)[row]), heap.get()});
+      data<int32_t>(out)[row] = kernels().draw_token({data<float>(p) + row * vocab, vocab, filters[row],
+          uint64_t(data<int64_t>(seed)[row]), uint32_t(data<int64_t>(position)[row]), heap.get()});
   });
   return out;
 }
@@ -269,8 +280,9 @@ Tensor softmax(const Tensor& logits, const Tensor& temperatures) {
   return out;
 }
 
-std::tuple<Tensor, Tensor> propose_tokens(const Tensor& logits, int64_t count, const Tensor& temperatures, const Tensor& seeds,
-                                          const Tensor& positions, const Tensor& token_ids) {
+std::tuple<Tensor, Tensor> propose_tokens(const Tensor& logits, int64_t count, const Tensor& temperatures, const Tensor& top_ks,
+                                          const Tensor& top_ps, const Tensor& min_ps, const Tensor& seeds, const Tensor& positions,
+                                          const Tensor& token_ids) {
   const char* op = "propose_tokens";
   TORCH_CHECK(logits.dim() == 2 && logits.scalar_type() == at::kBFloat16 && count > 0 && count <= logits.size(1), op, ": ", count,
               " tokens of logits ", logits.scalar_type(), " ", logits.sizes());
@@ -278,13 +290,15 @@ std::tuple<Tensor, Tensor> propose_tokens(const Tensor& logits, int64_t count, c
   const Tensor x = logits.contiguous(), seed = indices(op, seeds, rows), position = indices(op, positions, rows),
                column = indices(op, token_ids, vocab), temperature = temperatures.contiguous();
   TORCH_CHECK(temperature.scalar_type() == at::kFloat && temperature.numel() == rows, op, ": temperatures must be float32 [", rows, "]");
+  const FilterRows filters(op, top_ks, top_ps, min_ps, rows);
   Tensor probs = at::empty({rows, count}, x.options().dtype(at::kFloat)), ids = at::empty({rows, count}, x.options().dtype(at::kLong));
   at::parallel_for(0, rows, grain(8 * vocab), [&](int64_t first, int64_t last) {
-    const std::unique_ptr<float[]> scores(new float[vocab]);
+    const std::unique_ptr<float[]> scores(new float[2 * vocab]);
+    const std::unique_ptr<int32_t[]> heap(new int32_t[vocab]);
     for (int64_t row = first; row < last; ++row)
-      kernels().propose({data<bf16>(x) + row * vocab, data<int64_t>(column), vocab, count, data<float>(temperature)[row],
-                         uint64_t(data<int64_t>(seed)[row]), uint32_t(data<int64_t>(position)[row]), scores.get(),
-                         data<float>(probs) + row * count, data<int64_t>(ids) + row * count});
+      kernels().propose({data<bf16>(x) + row * vocab, data<int64_t>(column), vocab, count, data<float>(temperature)[row], filters[row],
+                         uint64_t(data<int64_t>(seed)[row]), uint32_t(data<int64_t>(position)[row]), scores.get(), scores.get() + vocab,
+                         heap.get(), data<float>(probs) + row * count, data<int64_t>(ids) + row * count});
   });
   return {probs, ids};
 }

@@ -75,12 +75,17 @@ inline int64_t attention_scratch(int64_t count, int64_t group, int64_t head_size
   return panel_width * head_size + count * group * (2 * head_size + padded(keys));
 }
 
+// What of a distribution may be drawn; see sampling.h.
+struct Filters {
+  int64_t top_k;
+  float top_p, min_p;
+};
+
 // One request's draw from its probabilities; see sampling.h.
 struct DrawArgs {
   const float* probs;
   int64_t vocab;
-  int64_t top_k;
-  float top_p, min_p;
+  Filters filters;
   uint64_t seed;
   uint32_t position;
   int32_t* heap;  // [vocab]
@@ -92,10 +97,13 @@ struct ProposeArgs {
   const int64_t* token_ids;  // [vocab], what the noise of a column hangs on
   int64_t vocab, count;
   float temperature;  // 0: no noise
+  Filters filters;
   uint64_t seed;
   uint32_t position;
-  float *scores, *probs;  // [vocab], [count]
-  int64_t* ids;           // [count]
+  float *scores, *weights;  // [vocab], the latter for filters
+  int32_t* heap;            // [vocab], likewise
+  float* probs;             // [count]
+  int64_t* ids;             // [count]
 };
 
 struct Kernels {

@@ -88,24 +88,6 @@ static int64_t argmax(const T* x, int64_t count) {
   return 0;
 }
 
-// The `count` likeliest columns of softmax(scores), the earlier of equals first; scores = logits, or with a temperature
-// logits / temperature + noise.
-static void propose(const ProposeArgs& a) {
-  if (a.temperature > 0.f) draw_noise(a.seed, a.position, a.token_ids, a.scores, a.vocab);
-  for (int64_t i = 0; i < a.vocab; ++i)
-    a.scores[i] = a.temperature > 0.f ? load(a.logits + i) / a.temperature + a.scores[i] : load(a.logits + i);
-  const float top = a.scores[argmax(a.scores, a.vocab)];
-  float sum = 0.f;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < a.vocab; ++i) sum += exp_f32(a.scores[i] - top);
-  for (int64_t rank = 0; rank < a.count; ++rank) {
-    const int64_t id = argmax(a.scores, a.vocab);
-    a.ids[rank] = id;
-    a.probs[rank] = exp_f32(a.scores[id] - top) / sum;
-    a.scores[id] = -INFINITY;
-  }
-}
-
 struct Race {
   double best_rate = -1.0;  // p / E of the leader
   int32_t leader = 0;
@@ -163,9 +145,16 @@ struct Ranking {
   }
 
   inline void fill(int64_t vocab, float at_least, float below) {
+    constexpr int64_t block = 128;  // most have none
     size = 0;
-    for (int64_t i = 0; i < vocab; ++i)
-      if (probs[i] > 0.f && probs[i] >= at_least && probs[i] < below) ids[size++] = int32_t(i);
+    for (int64_t from = 0; from < vocab; from += block) {
+      const int64_t to = from + block < vocab ? from + block : vocab;
+      int any = 0;
+#pragma omp simd reduction(| : any)
+      for (int64_t i = from; i < to; ++i) any |= probs[i] >= at_least;
+      for (int64_t i = from; any && i < to; ++i)
+        if (probs[i] > 0.f && probs[i] >= at_least && probs[i] < below) ids[size++] = int32_t(i);
+    }
     for (int64_t at = size / 2 - 1; at >= 0; --at) sift_down(at);
   }
 
@@ -177,38 +166,80 @@ struct Ranking {
   }
 };
 
-// Walks tokens from the most likely down and stops where the filters do; ranks them one band of probability at a time,
-// since usually the first band is all that is needed.
-static int32_t race_kept(const DrawArgs& a, float top) {
-  Race race;
-  Ranking ranking{a.probs, a.heap};
-  const uint32_t prefix = hash_prefix(a.seed, a.position);
-  const float least = top * a.min_p;
+// visit(token, p) for each that the filters keep, from the most likely down; ranks tokens one band of probability at a
+// time, since usually the first band is all that is needed.
+template <typename Visit>
+static void visit_kept(const float* probs, int64_t vocab, float top, const Filters& filters, int32_t* heap, Visit&& visit) {
+  Ranking ranking{probs, heap};
+  const float least = top * filters.min_p;
   double mass = 0.0;
   int64_t rank = 0;
   for (float below = INFINITY, at_least = top * 0x1p-8f; below > 0.f; below = at_least, at_least *= 0x1p-8f) {
-    for (ranking.fill(a.vocab, at_least, below); ranking.size > 0; ++rank) {
+    for (ranking.fill(vocab, at_least, below); ranking.size > 0; ++rank) {
       const int32_t token = ranking.pop();
-      const float p = a.probs[token];
-      if (rank >= a.top_k || (a.top_p < 1.f && mass > a.top_p) || p < least) return race.leader;
-      race.enter(p, hash_column(prefix, uint32_t(token)), token);
+      const float p = probs[token];
+      if (rank >= filters.top_k || (filters.top_p < 1.f && mass > filters.top_p) || p < least) return;
+      visit(token, p);
       mass += p;
     }
   }
-  return race.leader;
+}
+
+static inline bool keeps_all(const Filters& filters, int64_t vocab) {
+  return filters.top_k >= vocab && filters.top_p >= 1.f && filters.min_p <= 0.f;
 }
 
 static int32_t draw_token(const DrawArgs& a) {
   float top = 0.f;
 #pragma omp simd reduction(max : top)
   for (int64_t i = 0; i < a.vocab; ++i) top = a.probs[i] > top ? a.probs[i] : top;
-  if (a.top_k <= 1) {
+  if (a.filters.top_k <= 1) {
     for (int64_t i = 0; i < a.vocab; ++i)
       if (a.probs[i] == top) return int32_t(i);
     return 0;  // a row of NaN
   }
-  const bool filtered = a.top_k < a.vocab || a.top_p < 1.f || a.min_p > 0.f;
-  return filtered ? race_kept(a, top) : race_all(a);
+  if (keeps_all(a.filters, a.vocab)) return race_all(a);
+  Race race;
+  const uint32_t prefix = hash_prefix(a.seed, a.position);
+  visit_kept(a.probs, a.vocab, top, a.filters, a.heap,
+             [&](int32_t token, float p) { race.enter(p, hash_column(prefix, uint32_t(token)), token); });
+  return race.leader;
+}
+
+// scores = logits + temperature * noise, whose greatest is the draw, and -inf for what the filters do not keep. Not divided
+// by the temperature: what the draft mistakes in its logits does not become less when the target draws more narrowly.
+static void add_noise(const ProposeArgs& a) {
+  if (keeps_all(a.filters, a.vocab)) {
+    draw_noise(a.seed, a.position, a.token_ids, a.scores, a.vocab);
+    for (int64_t i = 0; i < a.vocab; ++i) a.scores[i] = load(a.logits + i) + a.temperature * a.scores[i];
+    return;
+  }
+  for (int64_t i = 0; i < a.vocab; ++i) a.scores[i] = -INFINITY;
+  softmax(a.logits, a.temperature, a.weights, a.vocab);
+  visit_kept(a.weights, a.vocab, a.weights[argmax(a.weights, a.vocab)], a.filters, a.heap, [&](int32_t column, float) {
+    draw_noise(a.seed, a.position, a.token_ids + column, a.scores + column, 1);
+    a.scores[column] = load(a.logits + column) + a.temperature * a.scores[column];
+  });
+}
+
+// The `count` likeliest columns of softmax(scores), the earlier of equals first; scores = logits, or with a temperature
+// and a top_k above 1 with the noise of a draw. What the filters do not keep is in the sum as it is: the target's own
+// filters may keep it.
+static void propose(const ProposeArgs& a) {
+  if (a.temperature > 0.f && a.filters.top_k > 1)
+    add_noise(a);
+  else
+    load_row(a.logits, a.scores, a.vocab);
+  const float top = a.scores[argmax(a.scores, a.vocab)];
+  float sum = 0.f;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < a.vocab; ++i) sum += exp_f32((a.scores[i] == -INFINITY ? load(a.logits + i) : a.scores[i]) - top);
+  for (int64_t rank = 0; rank < a.count; ++rank) {
+    const int64_t id = argmax(a.scores, a.vocab);
+    a.ids[rank] = id;
+    a.probs[rank] = a.scores[id] == -INFINITY ? 0.f : exp_f32(a.scores[id] - top) / sum;
+    a.scores[id] = -INFINITY;
+  }
 }
 
 }  // namespace aerie::AERIE_ISA

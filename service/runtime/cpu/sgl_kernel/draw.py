@@ -1,4 +1,4 @@
-# ruff: noqa: N803, N806  shape suffixes
+# ruff: noqa: N803, N806, PLR0913, PLR0917  shape suffixes; one argument for each column of a batch
 """Seeded draws from probabilities, in PyTorch; csrc/sampling.h is the fast version and draws the same tokens.
 
 Shapes: R rows, V vocabulary, N columns.
@@ -14,8 +14,8 @@ DRAW_SCHEMA = (
 NOISE_SCHEMA = "draw_noise(Tensor seeds, Tensor positions, Tensor token_ids) -> Tensor"
 SOFTMAX_SCHEMA = "softmax(Tensor logits, Tensor temperatures) -> Tensor"
 PROPOSE_SCHEMA = (
-    "propose_tokens(Tensor logits, int count, Tensor temperatures, Tensor seeds, Tensor positions, Tensor token_ids) "
-    "-> (Tensor, Tensor)"
+    "propose_tokens(Tensor logits, int count, Tensor temperatures, Tensor top_ks, Tensor top_ps, Tensor min_ps, "
+    "Tensor seeds, Tensor positions, Tensor token_ids) -> (Tensor, Tensor)"
 )
 LIKELIEST_SCHEMA = "likeliest_tokens(Tensor logits) -> Tensor"
 COPY_SCHEMA = "copy_slots(Tensor buffers, Tensor bytes_per_slot, Tensor targets, Tensor sources) -> ()"
@@ -104,16 +104,50 @@ def softmax(logits_RV: Tensor, temperatures: Tensor) -> Tensor:
     return (logits_RV.float() / temperatures.view(-1, 1)).softmax(dim=-1)
 
 
+def add_noise(
+    logits_RN: Tensor,
+    temperatures: Tensor,
+    top_ks: Tensor,
+    top_ps: Tensor,
+    min_ps: Tensor,
+    seeds: Tensor,
+    positions: Tensor,
+    token_ids: Tensor,
+) -> Tensor:
+    """Logits + temperature * the noise of their row's draw (draw_noise), float32 [R, N]; -inf where filtered.
+
+    The greatest is the draw. It is not divided by the temperature, so that its softmax says how likely the target is to
+    draw the same: what the draft mistakes in its logits does not become less when the target draws more narrowly. The
+    logits themselves for a row that does not draw: temperature 0 or top_k 1.
+    """
+    temperatures = temperatures.unsqueeze(1)
+    weights_RN, ids_RN = keep_likeliest((logits_RN.float() / temperatures).softmax(-1), top_ks, top_ps, min_ps)
+    kept_RN = torch.zeros_like(weights_RN).scatter(1, ids_RN, weights_RN) > 0
+    noisy_RN = logits_RN.float() + temperatures * draw_noise(seeds, positions, token_ids)
+    drawn = (temperatures > 0) & (top_ks > 1).unsqueeze(1)
+    return torch.where(drawn, noisy_RN.masked_fill(~kept_RN, -torch.inf), logits_RN.float())
+
+
 def propose_tokens(
-    logits_RN: Tensor, count: int, temperatures: Tensor, seeds: Tensor, positions: Tensor, token_ids: Tensor
+    logits_RN: Tensor,
+    count: int,
+    temperatures: Tensor,
+    top_ks: Tensor,
+    top_ps: Tensor,
+    min_ps: Tensor,
+    seeds: Tensor,
+    positions: Tensor,
+    token_ids: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """(float32 probabilities, int64 columns), both [R, count]: the likeliest columns, the lowest of equals first.
 
-    A row with a temperature has the noise of its draw (draw_noise) added to its logits / temperature; 0 is none.
+    Of what add_noise makes of the logits; where its filters keep fewer columns, the rest have probability 0. What they
+    do not keep is in the softmax as it is: the target's own filters may keep it.
     """
-    sampled = (temperatures > 0).unsqueeze(1)
-    noisy = logits_RN.float() / temperatures.unsqueeze(1) + draw_noise(seeds, positions, token_ids)
-    sorted_RN, columns = torch.where(sampled, noisy, logits_RN.float()).softmax(-1).sort(descending=True, stable=True)
+    scores_RN = add_noise(logits_RN, temperatures, top_ks, top_ps, min_ps, seeds, positions, token_ids)
+    kept_RN = scores_RN > -torch.inf
+    probs_RN = torch.where(kept_RN, scores_RN, logits_RN.float()).softmax(-1) * kept_RN
+    sorted_RN, columns = probs_RN.sort(descending=True, stable=True)
     return sorted_RN[:, :count], columns[:, :count]
 
 

@@ -96,6 +96,12 @@ def test_softmax_needs_a_temperature_for_each_row():
 def test_more_proposals_than_columns_are_refused():
     zeros, one = torch.zeros(1).long(), torch.ones(1)
     with refused("10 tokens of logits"):
-        KERNELS.propose_tokens(torch.zeros(1, 9).bfloat16(), 10, one, zeros, zeros, torch.arange(9))
+        KERNELS.propose_tokens(torch.zeros(1, 9).bfloat16(), 10, one, zeros, one, one, zeros, zeros, torch.arange(9))
     with refused("temperatures must be"):
-        KERNELS.propose_tokens(torch.zeros(1, 9).bfloat16(), 2, torch.ones(2), zeros, zeros, torch.arange(9))
+        KERNELS.propose_tokens(
+            torch.zeros(1, 9).bfloat16(), 2, torch.ones(2), zeros, one, one, zeros, zeros, torch.arange(9)
+        )
+    with refused("top_ps and min_ps must be"):
+        KERNELS.propose_tokens(
+            torch.zeros(1, 9).bfloat16(), 2, one, zeros, torch.ones(2), one, zeros, zeros, torch.arange(9)
+        )

@@ -12,15 +12,9 @@ from .test_sampling import REQUESTS, VOCAB, batch_info, plain
 START = 30
 
 
-def wishes(info):
-    """With what SGLang says of all its requests together."""
-    filters = [("top_k", info.top_ks < VOCAB), ("top_p", info.top_ps < 1), ("min_p", info.min_ps > 0)]
-    return SimpleNamespace(**vars(info), **{f"need_{name}_sampling": bool(rows.any()) for name, rows in filters})
-
-
 def propose(logits, info, positions, extend_lens=None, hot_token_id=None):
     """What the draft's logits become."""
-    batch = SimpleNamespace(sampling_info=wishes(info), extend_seq_lens=extend_lens)
+    batch = SimpleNamespace(sampling_info=info, extend_seq_lens=extend_lens)
     output = SimpleNamespace(next_token_logits=logits.clone())
     draft = SimpleNamespace(hot_token_id=hot_token_id)
     return coupling.propose_draws(output, draft, None, positions, batch).next_token_logits
@@ -78,11 +72,12 @@ def test_proposals_in_one_op_are_those_of_the_noisy_logits(requests, count):
         torch.arange(rows),
         torch.randperm(2 * VOCAB)[:VOCAB],
     )
-    info = wishes(batch_info(requests))
-    draft, owners = SimpleNamespace(hot_token_id=known), torch.randint(len(requests), (rows,)).sort()[0]
+    info = batch_info(requests)
+    draft, owners = SimpleNamespace(hot_token_id=known), torch.arange(len(requests)).repeat_interleave(3)
     probs, ids = coupling.propose(logits, count, draft, positions, info, owners)
-    noisy = logits if info.is_all_greedy else coupling.add_noise(logits, draft, positions, info, owners)
-    noisy = noisy.float().softmax(-1)
+    noisy = propose(logits, info, positions, hot_token_id=known).float()
+    kept = noisy > -torch.inf
+    noisy = torch.where(kept, noisy, logits.float()).softmax(-1) * kept
     likeliest = noisy.sort(dim=-1, descending=True)[0][:, :count]
     for found in (probs, noisy.gather(1, ids)):
         torch.testing.assert_close(found, likeliest, atol=1e-6, rtol=1e-4)

@@ -178,20 +178,44 @@ def test_softmax_is_of_the_logits_over_the_temperature(ops, vocab, dtype):
     assert ops.softmax(logits[:0], temperatures[:0]).shape == (0, vocab)
 
 
+PROPOSALS = {  # temperature, top_k, top_p, min_p
+    "greedy": (0.0, ALL, 1.0, 0.0),
+    "top_k 1": (0.7, 1, 1.0, 0.0),
+    "drawn": (1.0, ALL, 1.0, 0.0),
+    "drawn, hot": (3.0, ALL, 1.0, 0.0),
+    "top_k": (1.0, 3, 1.0, 0.0),
+    "top_p": (0.7, ALL, 0.8, 0.0),
+    "min_p": (1.0, ALL, 1.0, 0.1),
+    "all filters": (0.5, 20, 0.95, 0.01),
+    "top_p of one": (1.0, ALL, 0.0, 0.0),
+    "equals": (0.0, ALL, 1.0, 0.0),
+}
+
+
 @pytest.mark.parametrize(("vocab", "count"), [(1, 1), (17, 17), (8192, 4)])
-def test_proposals_are_the_likeliest_with_their_noise(ops, vocab, count):
-    logits, seeds, positions = (4 * torch.randn(5, vocab)).bfloat16(), torch.arange(5) + 7, torch.arange(5)
-    temperatures, token_ids = torch.tensor([0.0, 1.0, 0.5, 3.0, 0.0]), torch.randperm(2 * vocab)[:vocab]
-    logits[4] = 1.0
-    probs, ids = ops.propose_tokens(logits, count, temperatures, seeds, positions, token_ids)
-    scores = logits.double()
-    scores[1:4] = scores[1:4] / temperatures[1:4].unsqueeze(1) + ops.draw_noise(seeds, positions, token_ids)[1:4]
-    expected = scores.softmax(-1)
-    assert ids[4].tolist() == list(range(count)), "the lowest of equals first"
-    assert all(len(set(row)) == count for row in ids.tolist())
-    torch.testing.assert_close(probs.double(), expected.gather(1, ids), atol=1e-7, rtol=1e-4)
+def test_proposals_are_the_likeliest_that_may_be_drawn_with_their_noise(ops, vocab, count):
+    rows = len(PROPOSALS)
+    logits, seeds, positions = (4 * torch.randn(rows, vocab)).bfloat16(), torch.arange(rows) + 7, torch.arange(rows)
+    temperatures, top_ks, top_ps, min_ps = (torch.tensor(column) for column in zip(*PROPOSALS.values(), strict=True))
+    token_ids, drawn = torch.randperm(2 * vocab)[:vocab], ((temperatures > 0) & (top_ks > 1)).unsqueeze(1)
+    logits[-1] = 1.0
+    rest = (top_ks, top_ps, min_ps, seeds, positions, token_ids)
+    probs, ids = ops.propose_tokens(logits, count, temperatures, *rest)
+    weights, ruled_out = (logits.float() / temperatures.unsqueeze(1)).softmax(-1), drawn.repeat(1, vocab)
+    for row in drawn.flatten().nonzero().flatten().tolist():
+        survivors = kept(weights[row].tolist(), *(column[row].item() for column in (top_ks, top_ps, min_ps)))
+        ruled_out[row, survivors] = False
+    noisy = logits.double() + temperatures.unsqueeze(1) * ops.draw_noise(seeds, positions, token_ids)
+    expected = torch.where(drawn & ~ruled_out, noisy, logits.double()).softmax(-1).masked_fill(ruled_out, 0)
+    assert ids[-1].tolist() == list(range(count)), "the lowest of equals first"
+    found = [
+        [id_ for id_, p in zip(*row, strict=True) if p > 0] for row in zip(ids.tolist(), probs.tolist(), strict=True)
+    ]
+    assert all(len(set(row)) == len(row) for row in found)
+    torch.testing.assert_close(probs.double(), expected.gather(1, ids) * (probs > 0), atol=1e-7, rtol=1e-4)
     torch.testing.assert_close(probs.double(), expected.sort(descending=True)[0][:, :count], atol=1e-7, rtol=1e-4)
-    nothing, _ = ops.propose_tokens(logits[:0], count, temperatures[:0], seeds[:0], positions[:0], token_ids)
+    none = [argument[:0] for argument in rest[:-1]]
+    nothing, _ = ops.propose_tokens(logits[:0], count, temperatures[:0], *none, token_ids)
     assert nothing.shape == (0, count)
 
 
