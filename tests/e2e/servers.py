@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,10 @@ class Server:
             time.sleep(0.2)
         raise AssertionError(f"not ready at {url}:\n{self.log.read_text()[-4000:]}")
 
-    def generate(self, text: str, **sampling: object) -> dict[str, Any]:
+    def generate(self, text: str, body: Mapping[str, object] | None = None, **sampling: object) -> dict[str, Any]:
         """SGLang's own /generate: token ids and meta_info. Greedy unless told otherwise."""
-        body = {"text": text, "sampling_params": {"temperature": 0, "max_new_tokens": 32, **sampling}}
-        answer = self.client.post(f"{self.runtime_url}/generate", json=body)
+        asked = {"text": text, "sampling_params": {"temperature": 0, "max_new_tokens": 32, **sampling}, **(body or {})}
+        answer = self.client.post(f"{self.runtime_url}/generate", json=asked)
         assert answer.status_code == httpx.codes.OK, answer.text
         content: dict[str, Any] = answer.json()
         return content

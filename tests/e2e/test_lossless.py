@@ -118,7 +118,7 @@ def tree(request: pytest.FixtureRequest, plain: Answers) -> Iterator[Server]:
         yield server
 
 
-def differing(ours: list[list[int]], theirs: list[list[int]]) -> list[int]:
+def differing(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> list[int]:
     return [number for number, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
 
 
@@ -175,8 +175,8 @@ def test_sampled_output_with_a_seed_is_the_targets_token_for_token(tree: Server,
 
 
 def greedy_among_others(server: Server, texts: Sequence[str]) -> list[list[int]]:
-    """Batched, while requests for log probabilities come and go, whose batches run SGLang's own way (passes.py)."""
-    asked = {"text": QUESTION, "sampling_params": {"max_new_tokens": 3}, "return_logprob": True}
+    """Batched, while requests with a penalty come and go, whose batches run SGLang's own way (passes.py)."""
+    asked = {"text": QUESTION, "sampling_params": {"max_new_tokens": 3, "presence_penalty": 0.1}}
     with ThreadPoolExecutor(1) as pool:
         answers = pool.submit(greedy_batched, server, texts)
         while not answers.done():
@@ -184,21 +184,42 @@ def greedy_among_others(server: Server, texts: Sequence[str]) -> list[list[int]]
         return answers.result()
 
 
-def bfloat16_answers(*arguments: str) -> list[list[int]]:
-    """Greedy ones one at a time, batched and among others, and seeded ones."""
+def log_probabilities(server: Server) -> list[list[float]]:
+    """In batches where others ask for none: of the tokens, the likeliest (without ids: equals have no order) and others."""
+
+    def answer(asked: tuple[int, str]) -> list[float]:
+        number, text = asked
+        others = [7, number] if number % 2 else None
+        info = server.generate(
+            text,
+            {"return_logprob": number % 4 > 0, "top_logprobs_num": number % 3, "token_ids_logprob": others},
+            max_new_tokens=BATCHED_TOKENS,
+            temperature=number % 2,
+            sampling_seed=number,
+        )["meta_info"]
+        rows = [info.get(name) or [] for name in ("output_top_logprobs", "output_token_ids_logprobs")]
+        of_tokens = [value for logprob, token, _ in info.get("output_token_logprobs", []) for value in (logprob, token)]
+        return of_tokens + [logprob for row in itertools.chain(*rows) for logprob, *_ in row or []]
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(answer, enumerate(TEXTS[::2])))
+
+
+def bfloat16_answers(*arguments: str) -> list[list[float]]:
+    """Greedy ones one at a time, batched and among others, seeded ones, and some with their log probabilities."""
     with aerie("runtime", *arguments) as server:
         sampled = [seeded(server, how) for how in SAMPLING.values()]
-        among_others = greedy_among_others(server, TEXTS[::4])
-        return [*greedy_single(server), *greedy_batched(server), *among_others, *itertools.chain(*sampled)]
+        greedy = greedy_single(server) + greedy_batched(server) + greedy_among_others(server, TEXTS[::4])
+        return [*greedy, *itertools.chain(*sampled), *log_probabilities(server)]
 
 
 @pytest.fixture(scope="module")
-def plain_bfloat16() -> list[list[int]]:
+def plain_bfloat16() -> list[list[float]]:
     return bfloat16_answers("--no-speculation")
 
 
 @pytest.mark.parametrize("drafts", [PROFILE, ADAPTIVE, "tree 3/4/8"])
-def test_in_bfloat16_too_answers_are_plain_decodings(drafts: str, plain_bfloat16: list[list[int]]) -> None:
+def test_in_bfloat16_too_answers_are_plain_decodings(drafts: str, plain_bfloat16: list[list[float]]) -> None:
     """service/runtime/cpu/cycle.py runs there, SGLang's own passes in float32; verifying has the bits of decoding."""
     assert differing(bfloat16_answers(*TREES[drafts]), plain_bfloat16) == []
 
