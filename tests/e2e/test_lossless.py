@@ -185,7 +185,7 @@ def greedy_among_others(server: Server, texts: Sequence[str]) -> list[list[int]]
 
 
 def log_probabilities(server: Server) -> list[list[float]]:
-    """In batches where others ask for none: of the tokens, the likeliest (without ids: equals have no order) and others."""
+    """In batches where others ask for none: of the tokens, the likeliest (no ids: equals have no order) and others."""
 
     def answer(asked: tuple[int, str]) -> list[float]:
         number, text = asked

@@ -4,8 +4,7 @@
 SGLang prepares each pass for CUDA graphs, several devices and every feature it has: one to two milliseconds of Python,
 where a pass of a small model takes ten. The usual batch, whose logits are sampled as they are, needs none of it.
 
-What is counted and looked up for a few dozen rows is so in lists: after a pass, which reads all weights, the caches
-hold nothing else, and the first index into a tensor takes 50 us where the next takes 5 (docs/log.md).
+What is counted and looked up for a few dozen rows is so in lists: shorter to write than on tensors, and no slower.
 
 Shapes: B requests, T new tokens of theirs, E hidden size, V vocabulary.
 """
