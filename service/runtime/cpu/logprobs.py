@@ -1,7 +1,7 @@
 # ruff: noqa: ANN401, N803, N806, PLC0415  SGLang's objects; shape suffixes; its imports wait for prepare_process
 """Log probabilities for the requests that ask for them, computed as SGLang's sampler does, of the tokens accepted only.
 
-Shapes: B requests, T rows of logits, A tokens accepted of all, W the most accepted of one request, V vocabulary.
+Shapes: B requests, A tokens of all, W the most tokens of one request, V vocabulary.
 """
 
 from typing import Any

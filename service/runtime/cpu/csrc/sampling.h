@@ -88,6 +88,8 @@ static int64_t argmax(const T* x, int64_t count) {
   return 0;
 }
 
+namespace {  // its members are this variant's own, inlined or not
+
 struct Race {
   double best_rate = -1.0;  // p / E of the leader
   int32_t leader = 0;
@@ -102,6 +104,8 @@ struct Race {
     if (p / e > best_rate) best_rate = p / e, leader = token;
   }
 };
+
+}  // namespace
 
 // Whether one of a block's tokens may win: the bound above in float32, a little lower, for all of them at once.
 static inline bool may_win(const Race& race, const float* probs, const uint32_t* hashes, int64_t count) {
@@ -126,6 +130,8 @@ static int32_t race_all(const DrawArgs& a) {
   }
   return race.leader;
 }
+
+namespace {
 
 // A heap of token ids, most likely first; equal probabilities by ascending id, so the order is the row's own.
 struct Ranking {
@@ -165,6 +171,8 @@ struct Ranking {
     return top;
   }
 };
+
+}  // namespace
 
 // visit(token, p) for each that the filters keep, from the most likely down; ranks tokens one band of probability at a
 // time, since usually the first band is all that is needed.
