@@ -119,9 +119,8 @@ def tree(request: pytest.FixtureRequest, plain: Answers) -> Iterator[Server]:
         yield server
 
 
-def differing(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> list[int]:
-    pairs = enumerate(zip(ours, theirs, strict=True))
-    return [number for number, (a, b) in pairs if a != pytest.approx(b, rel=0, abs=LOGPROB_ERROR)]
+def differing(ours: list[list[int]], theirs: list[list[int]]) -> list[int]:
+    return [number for number, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
 
 
 def p_value(ours: list[tuple[int, ...]], theirs: list[tuple[int, ...]]) -> float:
@@ -207,23 +206,33 @@ def log_probabilities(server: Server) -> list[list[float]]:
         return list(pool.map(answer, enumerate(TEXTS[::2])))
 
 
-def bfloat16_answers(*arguments: str) -> list[list[float]]:
-    """Greedy ones one at a time, batched and among others, seeded ones, and some with their log probabilities."""
+@dataclass(frozen=True)
+class Bfloat16Answers:
+    """Greedy ones one at a time, batched and among others, and seeded ones; and some with their log probabilities."""
+
+    tokens: list[list[int]]
+    log_probabilities: list[list[float]]
+
+
+def bfloat16_answers(*arguments: str) -> Bfloat16Answers:
     with aerie("runtime", *arguments) as server:
         sampled = [seeded(server, how) for how in SAMPLING.values()]
         greedy = greedy_single(server) + greedy_batched(server) + greedy_among_others(server, TEXTS[::4])
-        return [*greedy, *itertools.chain(*sampled), *log_probabilities(server)]
+        return Bfloat16Answers([*greedy, *itertools.chain(*sampled)], log_probabilities(server))
 
 
 @pytest.fixture(scope="module")
-def plain_bfloat16() -> list[list[float]]:
+def plain_bfloat16() -> Bfloat16Answers:
     return bfloat16_answers("--no-speculation")
 
 
 @pytest.mark.parametrize("drafts", [PROFILE, ADAPTIVE, "tree 3/4/8"])
-def test_in_bfloat16_too_answers_are_plain_decodings(drafts: str, plain_bfloat16: list[list[float]]) -> None:
+def test_in_bfloat16_too_answers_are_plain_decodings(drafts: str, plain_bfloat16: Bfloat16Answers) -> None:
     """service/runtime/cpu/cycle.py runs there, SGLang's own passes in float32; verifying has the bits of decoding."""
-    assert differing(bfloat16_answers(*TREES[drafts]), plain_bfloat16) == []
+    answers = bfloat16_answers(*TREES[drafts])
+    assert differing(answers.tokens, plain_bfloat16.tokens) == []
+    theirs = [pytest.approx(row, rel=0, abs=LOGPROB_ERROR) for row in plain_bfloat16.log_probabilities]
+    assert answers.log_probabilities == theirs
 
 
 def tau(server: Server) -> float:

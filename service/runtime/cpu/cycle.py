@@ -149,8 +149,7 @@ def verify(sglangs: Callable[..., Any], worker: Any, batch: Any, *args: Any, **o
         mask, depths = list(chain.from_iterable(rows)), [sum(row) - 1 for row in rows]
     input_ids = torch.tensor(list(chain.from_iterable(trees.tokens)))
     positions = torch.tensor([lengths[owner] + depth for owner, depth in zip(owners, depths, strict=True)])
-    slots = [slot for own, size in zip(trees.slots, sizes, strict=True) for slot in own[:size]]
-    span = passes.span_after(batch, slots, sizes, mask)
+    span = passes.span_after(batch, trees.slots, sizes, mask)
     logits_TV, features = passes.run_target(worker.target_worker.model_runner, input_ids, positions, span)
     drawn = sampling.draw_targets(logits_TV, batch.sampling_info, positions, torch.tensor(owners)).tolist()
     paths, accepted = list[list[int]](), list[int]()
@@ -202,8 +201,7 @@ def extend(sglangs: Callable[..., Any], drafts: Any, batch: Any, result: Any, **
     input_ids = torch.tensor(list(chain.from_iterable(trees.emitted)))
     starts = zip(batch.seq_lens.tolist(), counts, strict=True)
     positions = torch.tensor([length + nth for length, count in starts for nth in range(count)])
-    slots = [slot for own, count in zip(trees.slots, counts, strict=True) for slot in own[:count]]
-    span = passes.span_after(batch, slots, counts)
+    span = passes.span_after(batch, trees.slots, counts)
     normed, stream = _run_layer(drafts, result.logits_output.hidden_states, input_ids, positions, span)
     last, following = torch.tensor([end - 1 for end in accumulate(counts)]), result.next_draft_input
     normed, positions = normed.index_select(0, last), positions.index_select(0, last)

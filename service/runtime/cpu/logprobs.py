@@ -4,6 +4,7 @@
 Shapes: B requests, A tokens of all, W the most tokens of one request, V vocabulary.
 """
 
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
@@ -32,14 +33,10 @@ def attach(output: Any, batch: Any, logits_AV: Tensor, tokens: Tensor, owners: l
 
 def attach_accepted(output: Any, batch: Any, logits_AV: Tensor, tokens: list[list[int]]) -> None:
     """The same of each request's accepted tokens, [B][accepted]. SGLang reads rows [B, W], the accepted ones first."""
-    owners = passes.owners_of([len(accepted) for accepted in tokens])
-    attach(output, batch, logits_AV, torch.tensor([token for accepted in tokens for token in accepted]), owners)
-    width, rows = max(len(accepted) for accepted in tokens), list[int]()
-    first = 0
-    for accepted in tokens:
-        last = first + len(accepted) - 1
-        rows += [min(first + nth, last) for nth in range(width)]  # what follows the accepted is not read
-        first = last + 1
+    counts = [len(accepted) for accepted in tokens]
+    width, ends = max(counts), zip(accumulate(counts), counts, strict=True)
+    attach(output, batch, logits_AV, torch.tensor(list(chain.from_iterable(tokens))), passes.owners_of(counts))
+    rows = [min(end - count + nth, end - 1) for end, count in ends for nth in range(width)]  # what follows is not read
     for name in ("next_token_top_logprobs", "next_token_token_ids_logprobs"):
         for part in ("val", "idx"):
             if found := getattr(output, f"{name}_{part}"):

@@ -72,11 +72,14 @@ def owners_of(counts: list[int]) -> list[int]:
     return [i for i, count in enumerate(counts) for _ in range(count)]
 
 
-def span_after(batch: Any, slots: list[int], counts: list[int], tree_mask: list[bool] | None = None) -> decoder.Span:
-    """The counts [B] new tokens that follow each request's seq_lens, in slots [sum(counts)]."""
+def span_after(
+    batch: Any, slots: list[list[int]], counts: list[int], tree_mask: list[bool] | None = None
+) -> decoder.Span:
+    """The counts [B] new tokens that follow each request's seq_lens, in the first of its slots [B][count or more]."""
     table, extends = batch.req_to_token_pool.req_to_token, torch.tensor(counts)
+    into = torch.tensor([slot for own, count in zip(slots, counts, strict=True) for slot in own[:count]])
     mask = None if tree_mask is None else torch.tensor(tree_mask)
-    return decoder.Span(torch.tensor(slots), table, batch.req_pool_indices, batch.seq_lens + extends, extends, mask)
+    return decoder.Span(into, table, batch.req_pool_indices, batch.seq_lens + extends, extends, mask)
 
 
 def run_target(runner: Any, input_ids: Tensor, positions: Tensor, span: decoder.Span) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-# ruff: noqa: N803, N806, PLR0913, PLR0917  shape suffixes; one argument for each column of a batch
+# ruff: noqa: N803, N806  shape suffixes
 """Seeded draws from probabilities, in PyTorch; csrc/sampling.h is the fast version and draws the same tokens.
 
 Shapes: R rows, V vocabulary, N columns.
@@ -120,31 +120,25 @@ def add_noise(
     draw the same: what the draft mistakes in its logits does not become less when the target draws more narrowly. The
     logits themselves for a row that does not draw: temperature 0 or top_k 1.
     """
-    temperatures = temperatures.unsqueeze(1)
-    weights_RN, ids_RN = keep_likeliest((logits_RN.float() / temperatures).softmax(-1), top_ks, top_ps, min_ps)
-    kept_RN = torch.zeros_like(weights_RN).scatter(1, ids_RN, weights_RN) > 0
-    noisy_RN = logits_RN.float() + temperatures * draw_noise(seeds, positions, token_ids)
-    drawn = (temperatures > 0) & (top_ks > 1).unsqueeze(1)
-    return torch.where(drawn, noisy_RN.masked_fill(~kept_RN, -torch.inf), logits_RN.float())
+    logits_RN, temperatures = logits_RN.float(), temperatures.unsqueeze(1)
+    drawn = (temperatures > 0).squeeze(1) & (top_ks > 1)
+    kept_RN = torch.ones_like(logits_RN, dtype=torch.bool)
+    filtered = (drawn & ((top_ks < logits_RN.shape[1]) | (top_ps < 1) | (min_ps > 0))).nonzero().flatten()
+    if len(filtered):
+        probs = (logits_RN[filtered] / temperatures[filtered]).softmax(-1)
+        weights, ids = keep_likeliest(probs, top_ks[filtered], top_ps[filtered], min_ps[filtered])
+        kept_RN[filtered] = torch.zeros_like(weights).scatter(1, ids, weights) > 0
+    noisy_RN = logits_RN + temperatures * draw_noise(seeds, positions, token_ids)
+    return torch.where(drawn.unsqueeze(1), noisy_RN.masked_fill(~kept_RN, -torch.inf), logits_RN)
 
 
-def propose_tokens(
-    logits_RN: Tensor,
-    count: int,
-    temperatures: Tensor,
-    top_ks: Tensor,
-    top_ps: Tensor,
-    min_ps: Tensor,
-    seeds: Tensor,
-    positions: Tensor,
-    token_ids: Tensor,
-) -> tuple[Tensor, Tensor]:
+def propose_tokens(logits_RN: Tensor, count: int, *draw: Tensor) -> tuple[Tensor, Tensor]:
     """(float32 probabilities, int64 columns), both [R, count]: the likeliest columns, the lowest of equals first.
 
-    Of what add_noise makes of the logits; where its filters keep fewer columns, the rest have probability 0. What they
-    do not keep is in the softmax as it is: the target's own filters may keep it.
+    Of what add_noise makes of the logits and `draw`, its other arguments; where its filters keep fewer columns, the
+    rest have probability 0. What they do not keep is in the softmax as it is: the target's own filters may keep it.
     """
-    scores_RN = add_noise(logits_RN, temperatures, top_ks, top_ps, min_ps, seeds, positions, token_ids)
+    scores_RN = add_noise(logits_RN, *draw)
     kept_RN = scores_RN > -torch.inf
     probs_RN = torch.where(kept_RN, scores_RN, logits_RN.float()).softmax(-1) * kept_RN
     sorted_RN, columns = probs_RN.sort(descending=True, stable=True)

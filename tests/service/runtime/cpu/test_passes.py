@@ -79,9 +79,9 @@ def test_a_span_says_where_new_tokens_lie_and_what_they_follow():
         req_pool_indices=torch.tensor([2, 0]),
         seq_lens=torch.tensor([3, 6]),
     )
-    span = passes.span_after(requests, [23, 6, 7], [1, 2])
+    span = passes.span_after(requests, [[23, 24, 25], [6, 7, 8]], [1, 2])
     assert span.slots.tolist() == [23, 6, 7]
     assert span.lengths.tolist() == [4, 8]
     assert span.extends.tolist() == [1, 2]
     assert (span.table, span.tree_mask) == ("table", None)
-    assert passes.span_after(requests, [23], [1, 0], [True]).tree_mask.tolist() == [True]
+    assert passes.span_after(requests, [[23], []], [1, 0], [True]).tree_mask.tolist() == [True]
